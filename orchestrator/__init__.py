@@ -1,0 +1,1 @@
+"""Expand, collect, select, refine, publish."""

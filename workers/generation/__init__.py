@@ -1,0 +1,1 @@
+"""Generators: from a candidate's spec to an image."""

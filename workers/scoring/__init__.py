@@ -1,0 +1,1 @@
+"""Scorers: from an image to judgements."""
