@@ -20,9 +20,7 @@ class ScoringSettings(Section):
     ] = ("auto",)
     potential: Annotated[
         Mapping[str, float],
-        Field(
-            description="Weight of each criterion in the potential (alpha: consistency, beta: quality, gamma: identity)."
-        ),
+        Field(description="Weights of the potential (alpha: consistency, beta: quality, gamma: identity)."),
     ] = {"consistency": 1.0, "quality": 1.0, "identity": 2.0}
     on_failure: Annotated[
         Literal["missing", "fail", "default"],

@@ -1,0 +1,1 @@
+"""Pure search strategies: no I/O, no Celery, no Redis."""
