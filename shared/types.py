@@ -100,6 +100,8 @@ class CandidateSpec(Frozen):
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     #: Stop at this share of the schedule and deliver a preview; `None` runs to the end.
     stop_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    #: A generator other than the run's own, by registry name; `None` means the run's.
+    generator: str | None = None
 
     @property
     def depth(self) -> int:
