@@ -1,0 +1,97 @@
+"""The Celery application, the same for every role.
+
+There is no result backend: what happened is in the ledger, and messages are only how work and events travel. So a
+hiccup of a backend can neither lose a result nor turn a success into a failure (both were measured with Celery's own).
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Queue
+from kombu.exceptions import OperationalError
+
+from shared.errors import BrokerUnreachable
+
+logger = logging.getLogger(__name__)
+
+#: How long a role may keep a message before the broker gives it to another process of that role, in seconds. Each role
+#: has its own set of unacknowledged messages, so a short time for events does not touch hour-long generations.
+_VISIBILITY = {"orchestrator": 20.0, "score": 900.0, "device": 21600.0, "client": 21600.0}
+
+
+def make_app(url: str, role: str, queues: Iterable[str] = (), events: bool = True) -> Celery:
+    """A Celery app for one `role` (`orchestrator`, `score`, `device`, `client`) that knows `queues`.
+
+    Declared queues are what Flower shows. JSON is the only format accepted.
+    """
+    app = Celery(f"inpaint-eacps-{role}", broker=url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_track_started=True,
+        task_send_sent_event=events,
+        worker_send_task_events=events,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_proc_alive_timeout=1800.0,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY[role],
+            "unacked_key": f"eacps:unacked:{role}",
+            "unacked_index_key": f"eacps:unacked_index:{role}",
+            "unacked_mutex_key": f"eacps:unacked_mutex:{role}",
+            "unacked_restore_interval": 2,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 20,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        task_queues=[Queue(name) for name in queues],
+        task_create_missing_queues=True,
+    )
+    return app
+
+
+def keep_logging(sender: object = None, **_: object) -> None:
+    """Celery leaves logging alone when somebody is connected to this signal."""
+
+
+setup_logging.connect(keep_logging)
+
+
+Send = Callable[[str, str, Mapping[str, Any], str, str], None]
+
+
+def sender(app: Celery) -> Send:
+    """A function that publishes one message: task name, queue, keyword arguments, message id, what to show.
+
+    Raises BrokerUnreachable.
+    """
+
+    def send(task: str, queue: str, kwargs: Mapping[str, Any], message_id: str, shown: str) -> None:
+        try:
+            app.send_task(
+                task,
+                kwargs=dict(kwargs),
+                queue=queue,
+                task_id=message_id,
+                argsrepr="",
+                kwargsrepr=shown,
+                ignore_result=True,
+                retry=True,
+                retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0},
+            )
+        except OperationalError as error:
+            raise BrokerUnreachable from error
+
+    return send
