@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.settings.base import Section
+from shared.settings.judges import ArcFaceSettings, ClipSettings, GeminiSettings, LpipsSettings, MoondreamSettings
 
 
 class ScoringSettings(Section):
@@ -28,3 +29,8 @@ class ScoringSettings(Section):
             description="When a criterion cannot be judged: leave it missing, end the run, or use a flagged default."
         ),
     ] = "missing"
+    gemini: GeminiSettings = Field(default_factory=GeminiSettings)
+    moondream: MoondreamSettings = Field(default_factory=MoondreamSettings)
+    arcface: ArcFaceSettings = Field(default_factory=ArcFaceSettings)
+    clip: ClipSettings = Field(default_factory=ClipSettings)
+    lpips: LpipsSettings = Field(default_factory=LpipsSettings)

@@ -1,0 +1,90 @@
+"""Judges by name. Importing this module imports no judge and no heavy package."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from shared.errors import ConfigurationError
+from shared.settings import Settings
+from shared.types import CRITERIA, IDENTITY
+from workers.scoring.base import Scorer
+from workers.scoring.context import ScoringContext
+from workers.scoring.keys import has_api_key
+
+AUTO = "auto"
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: str
+    criteria: frozenset[str]
+
+
+#: Every judge is constructed as `Class(settings, context)`.
+_JUDGES: Mapping[str, _Entry] = {
+    "local": _Entry("workers.scoring.local:LocalScorer", frozenset(CRITERIA)),
+    "gemini": _Entry("workers.scoring.gemini:GeminiScorer", frozenset(CRITERIA)),
+    "moondream": _Entry("workers.scoring.moondream:MoondreamScorer", frozenset(CRITERIA)),
+    "arcface": _Entry("workers.scoring.arcface:ArcFaceScorer", frozenset({IDENTITY})),
+    "clip": _Entry("workers.scoring.clip:ClipScorer", frozenset({"clip_text", "clip_image"})),
+    "lpips": _Entry("workers.scoring.perceptual:LpipsScorer", frozenset({"lpips", "lpips_inside", "lpips_outside"})),
+}
+
+
+def judge_names() -> tuple[str, ...]:
+    """The names that `scoring.judges` may hold, besides `auto` and dotted ones."""
+    return tuple(_JUDGES)
+
+
+def resolve_auto(settings: Settings, env: Mapping[str, str]) -> tuple[str, ...]:
+    """The judges of a run with every `auto` replaced: `gemini` where an API key is set, else `local`.
+
+    Raises ConfigurationError for a name that is no judge's.
+    """
+    chosen = "gemini" if has_api_key(settings.scoring.gemini, env) else "local"
+    names = tuple(dict.fromkeys(chosen if name == AUTO else name for name in settings.scoring.judges))
+    for name in names:
+        if name not in _JUDGES:
+            _check_dotted(name)
+    return names
+
+
+def criteria_of(name: str, settings: Settings) -> frozenset[str]:
+    """What a judge judges. Only a dotted name imports anything: the module it names.
+
+    Raises ConfigurationError for a name that is no judge's.
+    """
+    del settings  # every judge of today judges the same criteria whatever its settings
+    if entry := _JUDGES.get(name):
+        return entry.criteria
+    return frozenset(_load(name).criteria)
+
+
+def make_scorer(name: str, settings: Settings, context: ScoringContext) -> Scorer:
+    """Construct a judge (cheap: `load` does the work). Raises ConfigurationError for a name that is no judge's."""
+    entry = _JUDGES.get(name)
+    kind = _load(entry.path if entry else name)
+    return cast(Scorer, kind(settings, context))
+
+
+def _check_dotted(name: str) -> None:
+    if not _DOTTED.fullmatch(name):
+        raise ConfigurationError(
+            f"scoring.judges: {name!r} is no judge; choose among auto, {', '.join(_JUDGES)}, or package.module:Class."
+        )
+
+
+def _load(name: str) -> Any:
+    _check_dotted(name)
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise ConfigurationError(f"scoring.judges: {name!r} cannot be imported ({error}).") from error
+    except AttributeError as error:
+        raise ConfigurationError(f"scoring.judges: {module} has no {attribute}.") from error
