@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from shared.settings.base import Section
+from shared.settings.composite import CompositeSettings
 
 
 class GenerationSettings(Section):
@@ -17,3 +18,4 @@ class GenerationSettings(Section):
             "`insightface-swap`), or `package.module:Class`."
         ),
     ] = "auto"
+    composite: Annotated[CompositeSettings, Field(description="The `composite` generator.")] = CompositeSettings()
