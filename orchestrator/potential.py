@@ -58,14 +58,13 @@ def combine(judgements: Sequence[Judgement], scoring: ScoringSettings, available
     missing: dict[str, str] = {}
     defaulted: list[str] = []
     for name in dict.fromkeys((*scoring.potential, *CRITERIA)):
+        needed = name in _needed(scoring)
         term = _term(name, judgements, scoring, available)
-        if term.value is not None:
-            scores[name] = term.value
-        if name not in _needed(scoring):
-            continue
         if gated is not None:
-            missing[name] = gated
+            missing.update({name: gated} if needed else {})
         elif term.value is not None:
+            scores[name] = term.value
+        elif not needed:
             continue
         elif scoring.on_failure == "default" and name in CRITERIA and not term.ask:
             scores[name] = scoring.default_score

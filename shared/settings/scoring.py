@@ -21,7 +21,7 @@ class CriterionSettings(Section):
         Field(description="Take the first judge that has an answer, or the weighted mean of all, who must all answer."),
     ] = "first"
     weights: Annotated[
-        Mapping[str, Annotated[FiniteFloat, Field(gt=0)]],
+        Mapping[str, Annotated[FiniteFloat, Field(gt=0, le=1e6)]],
         Field(description="`weighted`: weight of each judge, 1 where none is given."),
     ] = {}
 
@@ -75,7 +75,7 @@ class ScoringSettings(Section):
         ),
     ] = {}
     potential: Annotated[
-        Mapping[TermName, FiniteFloat],
+        Mapping[TermName, Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]],
         Field(
             description="Weights of the potential (alpha: consistency, beta: quality, gamma: identity); raw measures "
             "of a judge (`clip_text`, `lpips`) may be named too, and weights may be negative."
