@@ -21,6 +21,8 @@ from shared.settings.model import Settings
 
 DEFAULT = "default"
 _MASK = "**********"
+#: Kinds of pydantic's errors that the setting's own type and range explain best.
+_PLAIN = ("_type", "_parsing", "literal_error", "_equal", "_than", "int_from_float")
 #: How like a setting's variable another one must be to count as misspelt; the rest is our processes' own business.
 _ENV_NEAR = 0.9
 
@@ -58,7 +60,7 @@ class Resolved:
     def rows(self) -> tuple[Row, ...]:
         """Every setting with its value as text; secrets are masked."""
         return tuple(
-            Row(leaf.name, _show(self.value(leaf)), self.source(leaf.name), leaf.is_secret) for leaf in leaves()
+            Row(leaf.name, show_value(self.value(leaf)), self.source(leaf.name), leaf.is_secret) for leaf in leaves()
         )
 
     def value(self, leaf: Leaf) -> object:
@@ -235,7 +237,7 @@ def _sentence(detail: ErrorDetails, sources: Mapping[str, str]) -> str:
     where = f"{name} ({sources.get(leaf.name, DEFAULT)})"
     got = "" if leaf.is_secret or "input" not in detail else f", not {_quote(detail['input'])}"
     inside = [part for part in location[len(leaf.path) :] if part.isalnum()]
-    if detail["type"] == "value_error" or inside:
+    if inside or not detail["type"].endswith(_PLAIN):
         return f"{where}{''.join(f' at {part}' for part in inside[:1])}: {message[:1].lower()}{message[1:]}{got}."
     return f"{where} must be {leaf.expected_words}{got}."
 
@@ -245,7 +247,8 @@ def _quote(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def _show(value: object) -> str:
+def show_value(value: object) -> str:
+    """A setting's value as text; a secret is masked, and what is unset is empty."""
     if isinstance(value, SecretStr):
         return _MASK
     if value is None:
@@ -253,9 +256,9 @@ def _show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_show(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key}={show_value(inner)}" for key, inner in value.items())
     if isinstance(value, (tuple, list, frozenset, set)):
-        return ", ".join(_show(inner) for inner in value)
+        return ", ".join(show_value(inner) for inner in value)
     return str(value)
 
 
