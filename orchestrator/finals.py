@@ -17,7 +17,7 @@ Pair = tuple[str, str]
 
 #: Ties against an imaginary opponent of strength 1 that each candidate starts with.
 _PRIOR = 0.5
-_TOLERANCE = 1e-12
+_TOLERANCE = 1e-10
 _MAX_ITERATIONS = 100_000
 #: Decimals of log-strength that count; below is the noise of the iteration.
 _DECIMALS = 6
