@@ -8,6 +8,7 @@ InpaintError
     ├── InputError           a task, image, mask, URL or export
     ├── MissingDependency    an optional package is not installed
     ├── DeviceError          a device cannot do the work (memory, driver)
+    │   └── DeviceLost       its context is broken: the process must be started again
     └── Cancelled            somebody asked for the work to stop
 
 Every message is one or two sentences a user can act on: which field, which file, what to do.
@@ -78,6 +79,10 @@ class DeviceError(Permanent):
     """The device cannot do this work."""
 
     exit_code = ExitCode.DEVICE
+
+
+class DeviceLost(DeviceError):
+    """The device's context is broken and nothing more will run in this process; it must be started again."""
 
 
 class Cancelled(Permanent):

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from shared.settings.base import Section
 from shared.settings.composite import CompositeSettings
+from shared.settings.insightface import InsightFaceSettings
+from shared.settings.openai_http import OpenAIHttpSettings
+from shared.settings.qwen import QwenSettings
 
 
 class GenerationSettings(Section):
@@ -19,3 +22,8 @@ class GenerationSettings(Section):
         ),
     ] = "auto"
     composite: Annotated[CompositeSettings, Field(description="The `composite` generator.")] = CompositeSettings()
+    qwen: Annotated[QwenSettings, Field(description="The `qwen-image-edit` generator.")] = QwenSettings()
+    openai_http: Annotated[OpenAIHttpSettings, Field(description="The `openai-http` generator.")] = OpenAIHttpSettings()
+    insightface: Annotated[InsightFaceSettings, Field(description="The `insightface-swap` generator.")] = (
+        InsightFaceSettings()
+    )
