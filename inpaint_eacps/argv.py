@@ -67,7 +67,9 @@ def hide_secrets() -> None:
     for warning in cleaned.warnings:
         sys.stderr.write(f"Warning: {warning}\n")
     sys.stderr.flush()
-    os.execve(sys.executable, cleaned.argv, {**os.environ, **cleaned.moved})  # noqa: S606
+    replaced = {f"{variable}_FILE" for variable in cleaned.moved}
+    env = {name: value for name, value in os.environ.items() if name not in replaced}
+    os.execve(sys.executable, cleaned.argv, {**env, **cleaned.moved})  # noqa: S606
 
 
 def _hyphens(word: str) -> str:

@@ -18,6 +18,9 @@ def _enter_checkout() -> None:
 
 def _need_packages() -> None:
     """Without our dependencies, go on in the checkout's own environment, or say how to make it."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - nobody has asked pip yet
+        sys.stderr.write("Error: Python 3.11 or newer is needed.\n")
+        raise SystemExit(2)
     if all(find_spec(name) for name in ("typer", "pydantic", "yaml", "celery")):
         return
     python = ROOT / ".venv" / "bin" / "python"
