@@ -103,6 +103,15 @@ def test_equals_keep_the_order_of_their_potentials_and_a_cycle_is_no_order() -> 
     assert ids(final_ranking(history, [], 3)) == ["g01", "g02", "g00", "g03"]
 
 
+@pytest.mark.parametrize("potential", [1.5, 2.5])
+def test_the_middle_of_a_chain_equals_one_never_compared(potential: float) -> None:
+    """Both have strength 1, which the iteration reaches for the one and starts from for the other."""
+    history = field(1.0, 2.0, 3.0, potential)
+    chain = [*both_orders("g00", "g01"), *both_orders("g01", "g02")]
+    middle = ["g01", "g03"] if potential < 2 else ["g03", "g01"]
+    assert ids(final_ranking(history, chain, 4)) == ["g00", *middle, "g02"]
+
+
 def test_finals_decide_only_among_the_finalists() -> None:
     history = field(1.0, 3.0, 2.0, None)
     comparisons = [*both_orders("g02", "g01"), *both_orders("g00", "g02"), *both_orders("g00", "g01")]
