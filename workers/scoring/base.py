@@ -1,12 +1,12 @@
 """What a scorer is, and what it is given."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.types import Judgement
+from shared.types import Judgement, Usage
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,30 @@ class Scorer(Protocol):
         A criterion that cannot be judged for a reason that lies in this result (no face, a refusal) is in
         `Judgement.missing`. Raises Retryable when the same call may succeed later, Permanent when this judge cannot
         judge anything any more.
+        """
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a judge said of two results shown in this order."""
+
+    #: 1 prefers the first, -1 the second, 0 neither; `None` could not be judged, and `words` is the reason.
+    value: Literal[-1, 0, 1] | None
+    words: str = ""
+    usage: Usage = field(default_factory=Usage)
+    cached: bool = False
+
+
+class Comparer(Protocol):
+    """A judge that can also compare two results of the same task (finals)."""
+
+    name: str
+
+    def load(self) -> None:
+        """As `Scorer.load`."""
+
+    def compare(self, first: ScoreRequest, second: ScoreRequest) -> Preference:
+        """Which is better, shown in this order. An answer that cannot be used is a preference of `None`.
+
+        Raises Retryable when the same call may succeed later, Permanent when this judge can compare nothing any more.
         """

@@ -45,7 +45,7 @@ def resolve_auto(settings: Settings, env: Mapping[str, str]) -> tuple[str, ...]:
     Raises ConfigurationError for a name that is no judge's.
     """
     chosen = "gemini" if has_api_key(settings.scoring.gemini, env) else "local"
-    names = tuple(dict.fromkeys(chosen if name == AUTO else name for name in settings.scoring.judges))
+    names = tuple(dict.fromkeys(chosen if name == AUTO else name for name in settings.scoring.named_judges))
     for name in names:
         if name not in _JUDGES:
             _check_dotted(name)
