@@ -185,7 +185,8 @@ def _find(path: Place, where: str) -> tuple[Leaf, str | None]:
     name = ".".join(path)
     if path in section_paths():
         raise ConfigurationError(f"{where}: {name} is a section; set one of its fields, such as {_first_below(path)}.")
-    near = get_close_matches(name, [leaf.name for leaf in leaves()], 1, 0.6)
+    names = [*(".".join(section) for section in section_paths()), *(leaf.name for leaf in leaves())]
+    near = get_close_matches(name, names, 1, 0.6)
     hint = f"did you mean {near[0]}?" if near else "`inpaint-eacps config show` lists all settings."
     raise ConfigurationError(f"{where}: there is no setting {name}; {hint}")
 
