@@ -47,7 +47,7 @@ def check_gates(request: ScoreRequest, limits: GateLimits | None = None) -> str 
     contrast = inside_contrast(request.mask, request.result)
     if contrast < limits.contrast:
         return f"the result is flat inside the mask (standard deviation {contrast:.2f} levels)"
-    seam = seam_energy(request.mask, request.result)
+    seam = seam_energy(request.init, request.mask, request.result)
     if seam > limits.seam:
         return f"the mask's outline shows: {seam:.0f} levels of jump across its edge beyond the scene's own"
     return None
@@ -72,29 +72,33 @@ def inside_contrast(mask: NDArray[np.uint8], result: NDArray[np.uint8]) -> float
     return float(result[mask > 0].astype(np.float32).std(axis=0).max())
 
 
-def seam_energy(mask: NDArray[np.uint8], result: NDArray[np.uint8], ring: int = RING) -> float:
-    """How much stronger the jumps across the mask edge are than those in the ring of scene around it.
+def seam_energy(init: NDArray[np.uint8], mask: NDArray[np.uint8], result: NDArray[np.uint8], ring: int = RING) -> float:
+    """How much stronger the jumps across the mask edge are than those that the scene itself has there.
 
-    Root of the difference between the mean squared jump of neighbours of which one is inside and one outside, and of
-    neighbours that both lie outside within `ring` pixels; 0 where the edge is no rougher than the scene.
+    Root of the difference between the mean squared jump, in the result, of neighbours of which one is inside the mask
+    and one outside, and the larger of the same in the init image and of neighbours that both lie outside within
+    `ring` pixels; 0 where the edge is no rougher than the scene.
     """
     window = _around(mask, ring + 1)
     inside = mask[window] > 0
-    pixels = result[window].astype(np.float32)
-    near = _grown(inside, ring) & ~inside
-    across: list[NDArray[np.float32]] = []
-    around: list[NDArray[np.float32]] = []
-    for axis in (0, 1):
-        jump = np.square(np.diff(pixels, axis=axis)).mean(axis=2)
-        first, second = _pairs(inside, axis)
-        across.append(jump[first != second])
-        first, second = _pairs(near, axis)
-        around.append(jump[first & second])
-    edge, scene = np.concatenate(across), np.concatenate(around)
+    edge = _jumps(result[window], inside, np.not_equal)
     if not edge.size:
         return 0.0
-    background = float(scene.mean()) if scene.size else 0.0
-    return float(np.sqrt(max(0.0, float(edge.mean()) - background)))
+    before = _jumps(init[window], inside, np.not_equal)
+    scene = _jumps(result[window], _grown(inside, ring) & ~inside, np.logical_and)
+    own = max(float(before.mean()), float(scene.mean()) if scene.size else 0.0)
+    return float(np.sqrt(max(0.0, float(edge.mean()) - own)))
+
+
+def _jumps(image: NDArray[np.uint8], region: NDArray[np.bool_], choose: np.ufunc) -> NDArray[np.float32]:
+    """Mean squared difference over channels of each pair of neighbours whose places in `region` `choose` picks."""
+    pixels = image.astype(np.float32)
+    return np.concatenate(
+        [
+            np.square(np.diff(pixels, axis=axis)).mean(axis=2)[choose(*_pairs(region, axis)).astype(bool)]
+            for axis in (0, 1)
+        ]
+    )
 
 
 def _pairs(array: NDArray[np.bool_], axis: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

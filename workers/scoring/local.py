@@ -71,7 +71,7 @@ class LocalScorer:
         alignment = align(view, cutout.rgb @ _LUMA, cutout.alpha)
         like = likeness(scene, alignment, cutout.rgb, cutout.alpha)
         match = harmony(scene, alignment, cutout.alpha)
-        seam = seam_energy(request.mask, request.result)
+        seam = seam_energy(request.init, request.mask, request.result)
         scores = rate(like, match, seam)
         return Judgement(
             judge=self.name,
@@ -86,7 +86,7 @@ class LocalScorer:
         )
 
     def _cutout(self, request: ScoreRequest) -> "Cutout":
-        key = hashlib.blake2b(np.ascontiguousarray(request.character), digest_size=16).digest()
+        key = hashlib.blake2b(request.character.tobytes(), digest_size=16).digest()
         with self._lock:
             if key in self._cutouts:
                 self._cutouts.move_to_end(key)
@@ -150,7 +150,7 @@ def _scene(request: ScoreRequest) -> "Scene":
     reach = max(6, round(0.15 * max(width, height)))
     window = slice(max(0, top - reach), top + height + reach), slice(max(0, left - reach), left + width + reach)
     init, result, inside = (
-        image[window].astype(np.float32) / 255 for image in (request.init, request.result, request.mask)
+        np.divide(image[window], 255, dtype=np.float32) for image in (request.init, request.result, request.mask)
     )
     factor = WINDOW / max(inside.shape)
     if factor < 1:
