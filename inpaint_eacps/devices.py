@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -41,7 +42,7 @@ def graphics_cards(env: Mapping[str, str] | None = None) -> tuple[GraphicsCard, 
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         raise DeviceError(f"NVML does not answer ({error}); check that nvidia-smi works.") from error
-    return _visible(cards, (os.environ if env is None else env).get("CUDA_VISIBLE_DEVICES"))
+    return visible(cards, (os.environ if env is None else env).get("CUDA_VISIBLE_DEVICES"))
 
 
 def choose_devices(wanted: Sequence[str], needs_gpu: bool) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def choose_devices(wanted: Sequence[str], needs_gpu: bool) -> tuple[str, ...]:
             chosen += [f"cuda:{card.index}" for card in graphics_cards()] or [CPU]
         elif word == CPU:
             chosen.append(CPU)
-        elif word == "cuda" or word.removeprefix("cuda:").isdigit():
+        elif re.fullmatch(r"cuda(:[0-9]{1,4})?", word):
             chosen.append(_existing(word))
         else:
             raise ConfigurationError(f"--device {word}: write cuda:N, cpu or all.")
@@ -96,7 +97,7 @@ def _card(index: int) -> tuple[str, GraphicsCard]:
     return str(pynvml.nvmlDeviceGetUUID(handle)), card
 
 
-def _visible(cards: Sequence[tuple[str, GraphicsCard]], visible: str | None) -> tuple[GraphicsCard, ...]:
+def visible(cards: Sequence[tuple[str, GraphicsCard]], visible: str | None) -> tuple[GraphicsCard, ...]:
     """Those that CUDA_VISIBLE_DEVICES names, in its order and with its numbers; a name unknown ends the list."""
     if visible is None:
         return tuple(card for _, card in cards)
