@@ -121,17 +121,18 @@ def _cost(
 ) -> float:  # fmt: skip
     matrix = _matrix(alpha.shape, scale, flipped, start, unit, step)
     size = (view.grey.shape[1], view.grey.shape[0])
-    t = cv2.warpAffine(template, matrix, size, borderMode=cv2.BORDER_REPLICATE)
-    m = cv2.warpAffine(alpha, matrix, size) * view.inside
-    n = float(m.sum())
-    total = float(alpha.sum()) * float(abs(np.linalg.det(matrix[:, :2])))
+    grown = float(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
+    m = (cv2.warpAffine(alpha, matrix, size) * view.inside).ravel()
+    n, total = float(m.sum()), float(alpha.sum()) * abs(grown)
     if n < 0.3 * total or n < 9:
         return 1.0
-    t = t - float((t * m).sum()) / n
-    i = view.grey - float((view.grey * m).sum()) / n
-    spread = float((t * t * m).sum()) * float((i * i * m).sum())
-    match = float((t * i * m).sum()) / float(np.sqrt(max(spread, 1e-3 * n * n)))
-    overlap = float((view.change * m).sum())
+    t = cv2.warpAffine(template, matrix, size, borderMode=cv2.BORDER_REPLICATE).ravel()
+    i = view.grey.ravel()
+    tm, im = t * m, i * m
+    t_mean, i_mean = float(tm.sum()) / n, float(im.sum()) / n
+    t_spread, i_spread = float(tm @ t) - n * t_mean**2, float(im @ i) - n * i_mean**2
+    match = (float(tm @ i) - n * t_mean * i_mean) / max(t_spread * i_spread, 1e-3 * n * n) ** 0.5
+    overlap = float(view.change.ravel() @ m)
     union = float((view.change * view.inside).sum()) + n - overlap
     return -(0.5 * match + 0.5 * overlap / max(union, 1e-3)) * (0.7 + 0.3 * min(1.0, n / total))
 

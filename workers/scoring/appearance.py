@@ -145,10 +145,9 @@ def _structure(first: Floats, second: Floats) -> Floats:
 
 
 def _moments(lab: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    total = weight.sum() + 1e-6
-    mean = (lab * weight[..., None]).sum(axis=(0, 1)) / total
-    variance = ((lab - mean) ** 2 * weight[..., None]).sum(axis=(0, 1)) / total
-    return mean, np.sqrt(variance)
+    flat, shares = lab.reshape(-1, 3), weight.ravel() / (float(weight.sum()) + 1e-6)
+    mean = shares @ flat
+    return mean, np.sqrt(np.maximum(shares @ (flat * flat) - mean * mean, 0))
 
 
 def _sharpness(lightness: Floats, weight: Floats) -> float:
