@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from orchestrator.charts import kind_of, search_curve, timeline
 from orchestrator.metrics_file import CandidateMetrics, Metrics, grouped_reasons
-from orchestrator.thumbnails import Pictures
+from orchestrator.thumbnails import Pictures, region
 from shared.artifacts import candidates_folder, task_folder
 from shared.outcome import TaskOutcome, TaskState
 from shared.types import CRITERIA, RunId
@@ -74,6 +74,8 @@ def render_report(metrics: Metrics, pictures: Pictures) -> bytes:
         funnel=_funnel(metrics),
         criteria=_criteria(metrics),
         provenance=json.dumps(provenance, indent=2, ensure_ascii=False),
+        shape=_shape(metrics),
+        cut=_cut(metrics),
         states=sorted({card.kind for card in cards}),
         script=_script(),
         script_hash=_hash(_script()),
@@ -195,6 +197,21 @@ def _funnel(metrics: Metrics) -> tuple[tuple[str, int], ...]:
     )
 
 
+def _shape(metrics: Metrics) -> float:
+    """Width over height of the pictures in the grid, within what a grid can bear."""
+    if metrics.inputs is None:
+        return 4 / 3
+    left, top, right, bottom = region(metrics.inputs.mask_box, (metrics.inputs.width, metrics.inputs.height))
+    return round(min(max((right - left) / (bottom - top), 0.75), 16 / 9), 3)
+
+
+def _cut(metrics: Metrics) -> float:
+    """Where the slider stands at first, in percent of the width: at the left edge of what was edited."""
+    if metrics.inputs is None:
+        return 50.0
+    return round(min(max(100 * metrics.inputs.mask_box[0] / metrics.inputs.width, 6.0), 50.0), 1)
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -229,14 +246,18 @@ def _hash(script: str) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    """Seconds as people say them."""
+    """Seconds as people say them, unbreakable."""
     if seconds is None:
         return "–"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    if seconds < 1:
+        text = f"{1000 * seconds:.0f} ms"
+    elif seconds < 60:
+        text = f"{seconds:.1f} s"
+    else:
+        text = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return text.replace(" ", "\u00a0")
 
 
 def _moment(seconds: float | None) -> str:
