@@ -32,3 +32,4 @@ class DispatchSettings(Section):
         float, Field(gt=0, description="Broker's own redelivery; above the longest job. Recovery does not wait for it.")
     ] = 21600.0
     load_timeout: Annotated[float, Field(gt=0, description="Longest time a model may take to load.")] = 1800.0
+    events: Annotated[bool, Field(description="Send Celery's own events, which Flower shows.")] = True

@@ -1,0 +1,260 @@
+"""What runs beside no GPU: a Celery worker of threads that prepares inputs, and asks judges about results."""
+
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import redis
+from celery.signals import worker_ready, worker_shutdown
+
+from shared.artifacts import ArtifactMissing, ArtifactStore
+from shared.celery_app import make_app, sender
+from shared.claims import claim
+from shared.errors import BrokerUnreachable, Permanent, Retryable
+from shared.heartbeat import HelperBeat, Pulse, new_incarnation
+from shared.ledger import Keys, Ledger
+from shared.messages import (
+    CandidateJudged,
+    CandidatesCompared,
+    CompareJob,
+    Event,
+    PrepareJob,
+    ScoreJob,
+    stable_hash,
+)
+from shared.queues import (
+    COLLECT_TASK,
+    COMPARE_TASK,
+    ORCHESTRATOR,
+    PREPARE,
+    PREPARE_TASK,
+    SCORE,
+    SCORE_TASK,
+)
+from shared.settings import Settings
+from shared.types import ArtifactRef, Judgement
+from workers.generation.base import TaskImages
+from workers.inputs import Inputs, Recent, read_rgb
+from workers.preparation.fetch import Fetcher
+from workers.preparation.job import prepare_task
+from workers.scoring.base import Comparer, Scorer, ScoreRequest
+from workers.scoring.cache import JudgementCache
+from workers.scoring.context import ScoringContext
+from workers.scoring.gate import GateLimits, check_gates
+from workers.scoring.judging import compare_both, judge_one
+from workers.scoring.registry import criteria_of, make_scorer
+
+logger = logging.getLogger(__name__)
+
+#: Queues of a score worker that is given none.
+DEFAULT_QUEUES = (SCORE, PREPARE)
+
+
+class ScoreWorker:
+    """Holds what lives as long as the process; its methods run in many threads at once."""
+
+    def __init__(self, url: str, settings: Settings, queues: Sequence[str]) -> None:
+        self._settings, self._queues = settings, tuple(queues)
+        self._ledger, self._inputs = Ledger(url), Inputs(tasks=32)
+        self._redis: redis.Redis = redis.Redis.from_url(url, socket_timeout=20, socket_connect_timeout=5)
+        self._fetcher = Fetcher(settings.input)
+        self.incarnation = new_incarnation()
+        self.app = make_app(url, "score", queues, events=settings.dispatch.events)
+        self._send = sender(self.app)
+        self._scorers: Recent[Scorer] = Recent(16)
+        self._runs: Recent[Settings] = Recent(16)
+        self._loading = threading.Lock()
+        self._pulse = Pulse(
+            Ledger(url),
+            Keys.helper(self.incarnation),
+            (Keys.helpers, self.incarnation),
+            self._beat,
+            settings.dispatch.heartbeat_interval,
+            settings.dispatch.heartbeat_ttl,
+        )
+        for name, job in ((PREPARE_TASK, self.prepare), (SCORE_TASK, self.score), (COMPARE_TASK, self.compare)):
+            self.app.task(name=name, ignore_result=True)(job)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._pulse.start()
+
+    def stop(self) -> None:
+        """Sign off."""
+        self._pulse.stop()
+
+    def _beat(self) -> HelperBeat:
+        return HelperBeat(incarnation=self.incarnation, host=socket.gethostname(), pid=os.getpid(), queues=self._queues)
+
+    def prepare(self, job: dict[str, Any]) -> None:
+        """Celery task: fetch and check one task's inputs."""
+        parsed = PrepareJob.model_validate(job)
+        if claim(self._ledger, parsed.key, self.incarnation):
+            self._answer(parsed.key, lambda: prepare_task(parsed, self._fetcher))
+
+    def score(self, job: dict[str, Any]) -> None:
+        """Celery task: ask one judge about one candidate."""
+        parsed = ScoreJob.model_validate(job)
+        if claim(self._ledger, parsed.key, self.incarnation):
+            self._answer(parsed.key, lambda: self._judged(parsed))
+
+    def compare(self, job: dict[str, Any]) -> None:
+        """Celery task: ask a judge which of two candidates is better."""
+        parsed = CompareJob.model_validate(job)
+        if claim(self._ledger, parsed.key, self.incarnation):
+            self._answer(parsed.key, lambda: self._compared(parsed))
+
+    def _answer(self, key: str, work: Callable[[], Event]) -> None:
+        """Do a job and report. What may work later goes back: reconciling sends the job again."""
+        try:
+            event: Event = work()
+        except (Retryable, redis.RedisError) as error:
+            logger.warning("%s put off: %s", key, error, extra={"action": "job_put_off", "job": key})
+            self._ledger.do([("HDEL", Keys.claims, key)])
+            return
+        shown = f"task={event.task} {event.kind}"
+        self._send(COLLECT_TASK, ORCHESTRATOR, {"event": event.model_dump(mode="json")}, f"done-{key}", shown)
+
+    def _judged(self, job: ScoreJob) -> CandidateJudged:
+        settings = self._run_settings(job.run)
+        try:
+            judgement = self._judge(job, settings)
+        except Retryable:
+            raise
+        except Permanent as error:
+            judgement = _missing(job.judge, settings, str(error))
+        except Exception as error:
+            logger.exception("%s failed", job.judge, extra={"action": "judge_failed", "job": job.key})
+            judgement = _missing(job.judge, settings, f"{type(error).__name__}: {error}")
+        return CandidateJudged(
+            run=job.run,
+            task=job.task,
+            candidate=job.candidate,
+            attempt=job.attempt,
+            judge=job.judge,
+            judgements=(judgement,),
+        )
+
+    def _judge(self, job: ScoreJob, settings: Settings) -> Judgement:
+        store = self._inputs.store(job.store)
+        images = self._inputs.task(job.store, job.task, job.character_name, job.prepared)
+        request = _request(job.run, job.candidate, images, store, job.image, preview=job.preview)
+        context = self._context(job.run, store)
+        limits = settings.scoring.gate
+
+        def gates(checked: ScoreRequest) -> str | None:
+            return check_gates(checked, GateLimits(limits.outside, limits.seam, limits.change, limits.contrast))
+
+        return judge_one(
+            self._scorer(job.judge, job.run, settings, context),
+            request,
+            JudgementCache(context),
+            gates if job.gates else None,
+        )
+
+    def _compared(self, job: CompareJob) -> CandidatesCompared:
+        settings = self._run_settings(job.run)
+        store = self._inputs.store(job.store)
+        images = self._inputs.task(job.store, job.task, job.character_name, job.prepared)
+        first = _request(job.run, job.first, images, store, job.first_image)
+        second = _request(job.run, job.second, images, store, job.second_image)
+        try:
+            scorer = self._scorer(job.judge, job.run, settings, self._context(job.run, store))
+            if not hasattr(scorer, "compare"):
+                raise Permanent(f"{job.judge} cannot compare two candidates; set scoring.finals: off.")
+            said = compare_both(cast(Comparer, scorer), first, second)
+            preference, reason = said.value, said.words
+        except Permanent as error:
+            preference, reason = None, str(error)
+        return CandidatesCompared(
+            run=job.run,
+            task=job.task,
+            first=job.first,
+            second=job.second,
+            judge=job.judge,
+            preference=preference,
+            reason=reason,
+        )
+
+    def _context(self, run: str, store: ArtifactStore) -> ScoringContext:
+        def read(name: str) -> bytes | None:
+            try:
+                return store.read(name)
+            except ArtifactMissing:
+                return None
+
+        def write(name: str, data: bytes) -> None:
+            store.write(name, data)
+
+        return ScoringContext(run_id=run, redis=self._redis, read=read, write=write)
+
+    def _scorer(self, name: str, run: str, settings: Settings, context: ScoringContext) -> Scorer:
+        def make() -> Scorer:
+            scorer = make_scorer(name, settings, context)
+            scorer.load()
+            return scorer
+
+        # One at a time: a model is never loaded twice because two threads wanted it.
+        with self._loading:
+            return self._scorers.get(f"{run}:{name}", make)
+
+    def _run_settings(self, run: str) -> Settings:
+        def read() -> Settings:
+            text = self._ledger.redis.get(Keys.run(run))
+            if text is None:
+                raise BrokerUnreachable(f"Run {run} is not in the ledger any more; `inpaint-eacps resume` takes it up.")
+            return Settings.model_validate(json.loads(str(text))["settings"])
+
+        return self._runs.get(run, read)
+
+
+def _missing(judge: str, settings: Settings, reason: str) -> Judgement:
+    return Judgement(judge=judge, missing=dict.fromkeys(sorted(criteria_of(judge, settings)), reason))
+
+
+def _request(
+    run: str, candidate: str, images: TaskImages, store: ArtifactStore, result: ArtifactRef, *, preview: bool = False
+) -> ScoreRequest:
+    return ScoreRequest(
+        run_id=run,
+        task_id=images.task_id,
+        candidate_id=candidate,
+        character_name=images.character_name,
+        init=images.init,
+        mask=images.mask,
+        character=images.character,
+        result=read_rgb(store, result),
+        content_key=stable_hash([images.key, images.character_name, result.sha256]),
+        preview=preview,
+    )
+
+
+def serve(url: str, settings: Settings, queues: Sequence[str] = DEFAULT_QUEUES, concurrency: int = 16) -> None:
+    """Run a score worker until SIGTERM.
+
+    Raises BrokerUnreachable when there is no broker to begin with.
+    """
+    Ledger(url).ping()
+    worker = ScoreWorker(url, settings, queues)
+
+    @worker_ready.connect(weak=False)
+    def _ready(**_: object) -> None:
+        worker.start()
+        logger.info("score worker is ready", extra={"action": "score_worker_ready", "queue": ",".join(queues)})
+
+    @worker_shutdown.connect(weak=False)
+    def _down(**_: object) -> None:
+        worker.stop()
+
+    name = f"score@{socket.gethostname()}-{os.getpid()}"
+    worker.app.worker_main(
+        [
+            "worker",
+            *("--pool", "threads", "--concurrency", str(concurrency), "--queues", ",".join(queues)),
+            *("--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
+        ]
+    )
