@@ -157,7 +157,7 @@ class Metrics(Frozen):
     best_id: CandidateId | None
     #: Criteria of the winner that nobody judged.
     best_defaulted: tuple[str, ...]
-    #: Candidates that are no worse than the winner by more than `tie_margin`.
+    #: Candidates whose potential is within `tie_margin` of the winner's, and which no finals compared with it.
     ties: tuple[CandidateId, ...]
     tie_margin: float
     failed_candidates: int
@@ -219,7 +219,7 @@ def metrics_of(history: TaskHistory) -> Metrics:
         state = TaskState.CANCELLED
     ranks = {candidate.spec.id: rank for rank, candidate in enumerate(ranking, 1)}
     margin = history.settings.scoring.tie_margin
-    ties = _ties(ranking, margin) if winner else ()
+    ties = _ties(ranking, margin, history.finals) if winner else ()
     defaulted = winner.combined.defaulted if winner and winner.combined else ()
     in_order = sorted(history.candidates, key=lambda candidate: candidate.spec.order)
     children: dict[str, list[str]] = defaultdict(list)
@@ -340,11 +340,16 @@ def _best_scores(winner: Candidate) -> dict[str, float]:
     return scores
 
 
-def _ties(ranking: Sequence[Candidate], margin: float) -> tuple[CandidateId, ...]:
+def _ties(ranking: Sequence[Candidate], margin: float, decided: Sequence[CandidateId]) -> tuple[CandidateId, ...]:
+    """Candidates too close to the winner to be told apart; those that finals have told apart are none."""
     winner, *others = ranking
     flagged, negative, _ = winner.rank_key
     return tuple(
-        other.spec.id for other in others if other.rank_key[0] == flagged and other.rank_key[1] - negative <= margin
+        other.spec.id
+        for other in others
+        if other.rank_key[0] == flagged
+        and abs(other.rank_key[1] - negative) <= margin
+        and not {winner.spec.id, other.spec.id} <= set(decided)
     )
 
 

@@ -234,6 +234,7 @@ def test_ties_are_named(store: ArtifactStore) -> None:
     metrics = metrics_of(replace(base, settings=settings))
     assert metrics.ties == ("g01", "l01.0")
     assert any("g01, l01.0 came within 4" in note for note in metrics.notes)
+    assert metrics_of(replace(base, settings=settings, finals=("l01.1", "g01"))).ties == ("l01.0",)
     exact = metrics_of(only(base, base.candidates[4], base.candidates[1]))
     assert (exact.best_id, exact.ties) == ("g01", ("l01.0",))
 
@@ -253,6 +254,7 @@ def test_finals_decide_among_the_best(store: ArtifactStore) -> None:
     ]
     assert read["comparisons"][0]["reason"] == "sharper"
     assert read["best_potential"] == 30.0
+    assert read["ties"] == ["l01.0"]
 
 
 def test_no_secret_is_published(store: ArtifactStore) -> None:
