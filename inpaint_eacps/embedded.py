@@ -4,10 +4,7 @@ import json
 import logging
 import os
 import shutil
-import socket
 import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +14,6 @@ from inpaint_eacps.supervisor import ChildSpec, Supervisor
 from inpaint_eacps.valkey import EmbeddedValkey
 from shared.errors import DeviceError
 from shared.ledger import Keys, Ledger
-from shared.queues import device_name
 from shared.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,18 +29,13 @@ class EmbeddedCluster:
     def __init__(
         self,
         settings: Settings,
-        generator: str,
-        devices: Sequence[str],
-        workers: int = 1,
-        *,
-        folder: Path | None = None,
+        folder: Path,
+        devices: Sequence[ChildPlan],
         score_threads: int = 16,
         extra_queues: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self._settings = settings
-        self._folder = (folder or run_folder(settings)).absolute()
-        self._devices = device_plans(settings, generator, devices, workers)
+        self._settings, self._folder, self._devices = settings, folder.absolute(), tuple(devices)
         self._score_threads, self._extra_queues = score_threads, tuple(extra_queues)
         self._env = dict(os.environ if env is None else env)
         self._brokers, self._supervisor = Supervisor(), Supervisor()
@@ -113,39 +104,3 @@ class EmbeddedCluster:
         # What outlives the run is on disk beside the results; the logs stay for whoever wants to know why.
         shutil.rmtree(self._folder / "valkey", ignore_errors=True)
         logger.info("everything is taken down", extra={"action": "cluster_down"})
-
-
-def device_plans(settings: Settings, generator: str, devices: Sequence[str], workers: int) -> tuple[ChildPlan, ...]:
-    """One plan per GPU, and `workers` plans for a CPU. `devices` are `cuda:N` (of the visible ones) or `cpu`."""
-    host = socket.gethostname()
-    plans: list[ChildPlan] = []
-    for device in devices:
-        on_gpu = device.startswith("cuda")
-        for _ in range(1 if on_gpu else workers):
-            plans.append(
-                ChildPlan(
-                    role="device",
-                    settings=settings,
-                    device=device_name(host, len(plans)),
-                    torch_device="cuda" if on_gpu else "cpu",
-                    visible_devices=_visible(device) if on_gpu else "",
-                    generators=(generator, *settings.generation.also),
-                    hardware=device,
-                )
-            )
-    return tuple(plans)
-
-
-def _visible(device: str) -> str:
-    """CUDA_VISIBLE_DEVICES for one of the devices that are visible now."""
-    index = int(device.partition(":")[2] or 0)
-    allowed = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    return allowed[index] if index < len(allowed) else str(index)
-
-
-def run_folder(settings: Settings) -> Path:
-    """Where an embedded cluster keeps its broker's data and the logs of its children."""
-    name = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
-    root = settings.publish.output_dir
-    base = Path(tempfile.gettempdir()) / "inpaint-eacps" if "://" in root else Path(root) / "runs"
-    return base / f"embedded-{name}"

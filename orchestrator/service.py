@@ -161,6 +161,7 @@ def serve(url: str, settings: Settings, concurrency: int = 2) -> None:
     name = f"orchestrator@{socket.gethostname()}-{os.getpid()}"
     orchestrator.app.worker_main(
         [
+            "--quiet",
             "worker",
             *("--pool", "threads", "--concurrency", str(concurrency), "--queues", ",".join(_QUEUES)),
             *("--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"),

@@ -153,7 +153,7 @@ def live_helpers(ledger: Ledger) -> dict[str, HelperBeat | None]:
 
 
 def _beats(ledger: Ledger, index: str, key: Callable[[str], str]) -> Iterable[tuple[str, str | None]]:
-    names = sorted(str(name) for name in ledger.redis.smembers(index))  # type: ignore[union-attr]
+    names = sorted(str(name) for name in ledger.redis.smembers(index))
     if not names:
         return []
     return zip(names, ledger.redis.mget([key(name) for name in names]), strict=True)  # type: ignore[arg-type]

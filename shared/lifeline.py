@@ -5,8 +5,8 @@ On Linux the kernel does it (`PR_SET_PDEATHSIG`, prctl(2)); elsewhere a thread l
 
 import ctypes
 import os
+import platform
 import signal
-import sys
 import threading
 import time
 
@@ -19,7 +19,7 @@ def die_with_parent(sig: signal.Signals = signal.SIGKILL) -> None:
     Call it early in the child. The parent must have started the child from a thread that lives as long as itself.
     """
     parent = os.getppid()
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

@@ -398,6 +398,7 @@ def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
     with contextlib.suppress(SystemExit):
         app.worker_main(
             [
+                "--quiet",
                 "worker",
                 *("--pool", "prefork", "--concurrency", "1", "--queues", own_queue),
                 *("--hostname", f"{own_queue}@{socket.gethostname()}", "--loglevel", "WARNING"),

@@ -253,6 +253,7 @@ def serve(url: str, settings: Settings, queues: Sequence[str] = DEFAULT_QUEUES, 
     name = f"score@{socket.gethostname()}-{os.getpid()}"
     worker.app.worker_main(
         [
+            "--quiet",
             "worker",
             *("--pool", "threads", "--concurrency", str(concurrency), "--queues", ",".join(queues)),
             *("--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"),

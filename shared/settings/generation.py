@@ -21,9 +21,6 @@ class GenerationSettings(Section):
             "`insightface-swap`), or `package.module:Class`."
         ),
     ] = "auto"
-    also: Annotated[
-        tuple[str, ...], Field(description="Further generators that device workers offer, such as `insightface-swap`.")
-    ] = ()
     composite: Annotated[CompositeSettings, Field(description="The `composite` generator.")] = CompositeSettings()
     qwen: Annotated[QwenSettings, Field(description="The `qwen-image-edit` generator.")] = QwenSettings()
     openai_http: Annotated[OpenAIHttpSettings, Field(description="The `openai-http` generator.")] = OpenAIHttpSettings()
