@@ -4,7 +4,7 @@ import ctypes
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from shared.errors import ConfigurationError, DeviceError
@@ -21,6 +21,8 @@ class GraphicsCard:
     name: str
     total_gb: float
     free_gb: float
+    #: What CUDA_VISIBLE_DEVICES must say to show this one alone.
+    visible_as: str
 
 
 def graphics_cards(env: Mapping[str, str] | None = None) -> tuple[GraphicsCard, ...]:
@@ -93,7 +95,9 @@ def _card(index: int) -> tuple[str, GraphicsCard]:
 
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    card = GraphicsCard(index, str(pynvml.nvmlDeviceGetName(handle)), int(memory.total) / 1e9, int(memory.free) / 1e9)
+    card = GraphicsCard(
+        index, str(pynvml.nvmlDeviceGetName(handle)), int(memory.total) / 1e9, int(memory.free) / 1e9, str(index)
+    )
     return str(pynvml.nvmlDeviceGetUUID(handle)), card
 
 
@@ -109,5 +113,5 @@ def visible(cards: Sequence[tuple[str, GraphicsCard]], visible: str | None) -> t
         )
         if found is None:
             break
-        chosen.append(GraphicsCard(len(chosen), found.name, found.total_gb, found.free_gb))
+        chosen.append(replace(found, index=len(chosen), visible_as=name))
     return tuple(chosen)

