@@ -96,7 +96,7 @@ class JudgementCache:
             return None
         with _guarded():
             value = self._redis.get(f"{_PREFIX}:{key}")
-        return value.encode() if isinstance(value, str) else value  # type: ignore[return-value]
+        return value.encode() if isinstance(value, str) else value
 
     def _to_redis(self, key: str, data: bytes) -> None:
         if self._redis is not None:

@@ -95,6 +95,13 @@ class GeminiScorer:
             remote = Remote(self.name, admission, settings.retry, settings.limits.slack)
             self._loaded = (make_transport(settings, key), remote, price)
 
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            if self._loaded is not None:
+                self._loaded[0].close()
+                self._loaded = None
+
     def score(self, request: ScoreRequest) -> Judgement:
         """Judge one result: the mean of `samples` answers, with their spread in `measures`.
 

@@ -49,6 +49,9 @@ class Transport(Protocol):
     def ask(self, question: Question) -> Answer:
         """Raises Throttled, Unreachable or Refused."""
 
+    def close(self) -> None:
+        """Close all connections; the transport is of no use afterwards."""
+
 
 def make_transport(settings: GeminiSettings, key: SecretStr) -> Transport:
     """The transport of `scoring.gemini.sdk`. Raises MissingDependency when its client is not installed."""
@@ -80,10 +83,15 @@ class GenAI:
             api_key=key.get_secret_value(),
             http_options=types.HttpOptions(
                 base_url=settings.base_url,
+                api_version="v1beta",
                 timeout=round(settings.retry.timeout * 1000),
                 httpx_client=self._http,
             ),
         )
+
+    def close(self) -> None:
+        self._client.close()
+        self._http.close()
 
     def ask(self, question: Question) -> Answer:
         import httpx
@@ -145,13 +153,22 @@ class GenerativeAI:
                 ) from error
             options = {"api_endpoint": settings.base_url} if settings.base_url else None
             genai.configure(api_key=key.get_secret_value(), transport="rest", client_options=options)
+            from google.generativeai.client import get_default_generative_client
         self._settings, self._key, self._genai = settings, key, genai
+        self._client = get_default_generative_client()
+        # Its session would ask again, twice, after a 401, as if an API key could be refreshed.
+        self._client.transport._session._max_refresh_attempts = 0
+
+    def close(self) -> None:
+        self._client.transport.close()
 
     def ask(self, question: Question) -> Answer:
         import requests
         from google.api_core import exceptions
+        from google.protobuf.json_format import ParseError
 
         model = self._genai.GenerativeModel(self._settings.model, system_instruction=question.instructions)
+        model._client = self._client  # the module's own is replaced by whoever configures it next
         parts = [
             part if isinstance(part, str) else {"mime_type": "image/jpeg", "data": part} for part in question.parts
         ]
@@ -166,7 +183,7 @@ class GenerativeAI:
         except requests.RequestException as error:
             never_sent = isinstance(error, requests.ConnectTimeout) or "NewConnectionError" in str(error)
             raise _unreachable(error, self._key, billed=not never_sent) from error
-        except ValueError as error:
+        except (ParseError, ValueError) as error:
             raise Unreachable("The service's answer cannot be read.", billed=True) from error
         return _answer_of(reply._result)
 

@@ -1,0 +1,157 @@
+"""The same judgement is never paid for twice."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from shared.artifacts import ArtifactStore
+from shared.errors import Retryable
+from shared.types import Judgement, Usage
+from tests import gemini_server as gs
+from tests.gemini_server import GeminiServer, Reply
+from tests.judge_support import context, request
+from workers.scoring.cache import JudgementCache
+from workers.scoring.context import ScoringContext
+from workers.scoring.gemini import GeminiScorer
+from workers.scoring.judging import judge_one
+
+pytestmark = pytest.mark.valkey
+
+MakeGemini = Callable[..., GeminiScorer]
+
+
+def world(client: "redis.Redis | None", folder: Path) -> ScoringContext:
+    """A context whose artifacts lie in a folder."""
+    store = ArtifactStore(str(folder))
+    return context(
+        client,
+        read=lambda name: store.read(name) if store.exists(name) else None,
+        write=lambda name, data: void(store.write(name, data)),
+    )
+
+
+def void(_: object) -> None:
+    return None
+
+
+def test_the_second_judgement_of_the_same_images_is_free(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini, tmp_path: Path
+) -> None:
+    cache = JudgementCache(world(client, tmp_path))
+    first, second = (judge_one(gemini(), request(1), cache) for _ in range(2))
+    assert len(server.seen) == 1
+    assert (first.cached, second.cached) == (False, True)
+    assert (second.scores, second.words, second.model) == (first.scores, first.words, first.model)
+    assert second.usage == Usage()
+
+
+def test_it_is_free_after_redis_was_wiped(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini, tmp_path: Path
+) -> None:
+    first = judge_one(gemini(), request(1), JudgementCache(world(client, tmp_path)))
+    client.flushall()
+    second = judge_one(gemini(), request(1), JudgementCache(world(client, tmp_path)))
+    third = judge_one(gemini(), request(1), JudgementCache(context(client)))
+    assert len(server.seen) == 1
+    assert second.scores == third.scores == first.scores
+    (file,) = (tmp_path / "judgements").rglob("*.json")
+    file.unlink()
+
+
+def test_other_images_or_settings_are_other_judgements(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini
+) -> None:
+    cache = JudgementCache(context(client))
+    changes: tuple[dict[str, Any], ...] = (
+        {},
+        {"model": "gemini-4-argon"},
+        {"samples": 2},
+        {"max_side": 512},
+        {"media_resolution": "high"},
+        {"thinking_level": "high"},
+    )
+    for changed in changes:
+        judge_one(gemini(**changed), request(1), cache)
+    judge_one(gemini(), request(2), cache)
+    assert len(server.seen) == len(changes) + 1 + 1
+    judge_one(gemini(limits={"requests_per_minute": 7}), request(1), cache)
+    assert len(server.seen) == len(changes) + 2
+
+
+def test_what_is_missing_is_asked_again(server: GeminiServer, client: "redis.Redis", gemini: MakeGemini) -> None:
+    cache = JudgementCache(context(client))
+    server.script([gs.truncated(), gs.truncated()])
+    assert judge_one(gemini(), request(1), cache).missing
+    assert judge_one(gemini(), request(1), cache).scores
+    assert len(server.seen) == 3
+
+
+def test_a_damaged_entry_is_made_anew(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini, tmp_path: Path
+) -> None:
+    judge_one(gemini(), request(1), JudgementCache(world(client, tmp_path)))
+    client.flushall()
+    (file,) = (tmp_path / "judgements").rglob("*.json")
+    file.write_bytes(file.read_bytes()[:40])
+    judgement = judge_one(gemini(), request(1), JudgementCache(world(client, tmp_path)))
+    assert judgement.scores
+    assert not judgement.cached
+    assert len(server.seen) == 2
+
+
+def test_a_job_delivered_twice_at_once_is_paid_for_once(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini
+) -> None:
+    server.answer = lambda _: Reply(200, gs.verdict().body, delay=0.3)
+    judges = [gemini() for _ in range(3)]
+    found: list[dict[str, float]] = []
+
+    def judge(each: GeminiScorer) -> None:
+        found.append(dict(judge_one(each, request(1), JudgementCache(context(client))).scores))
+
+    threads = [threading.Thread(target=judge, args=(each,)) for each in judges]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.seen) == 1
+    assert found == [{"identity": 7, "quality": 6, "consistency": 5}] * 3
+
+
+def test_a_full_disk_costs_no_judgement(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_name: str, _data: bytes) -> None:
+        raise Retryable("the disk is full")
+
+    cache = JudgementCache(context(client, write=full))
+    assert judge_one(gemini(), request(1), cache).scores
+    assert "the disk is full" in caplog.text
+    assert judge_one(gemini(), request(1), cache).cached
+    assert len(server.seen) == 1
+
+
+def test_without_redis_the_folder_is_enough(tmp_path: Path) -> None:
+    cache = JudgementCache(world(None, tmp_path))
+    key = cache.key("local", "images", "settings")
+    with cache.only_one(key):
+        assert cache.get(key) is None
+        cache.put(key, Judgement(judge="local", scores={"quality": 5.0}, seconds=3.0))
+    found = cache.get(key)
+    assert found is not None
+    assert (found.scores, found.cached, found.seconds) == ({"quality": 5.0}, True, 0.0)
+
+
+def test_a_gated_result_costs_no_call_and_says_why(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini
+) -> None:
+    judgement = judge_one(gemini(), request(1), JudgementCache(context(client)), lambda _: "nothing was inserted")
+    assert judgement.judge == "gate"
+    assert judgement.missing == dict.fromkeys(("identity", "quality", "consistency"), "nothing was inserted")
+    assert server.seen == []
+    assert judge_one(gemini(), replace(request(1)), None, lambda _: None).scores
