@@ -50,18 +50,14 @@ class World:
         """All that the user sees of the checkout; only `origin/main` moves on, as after any push."""
         commands = (
             "status --porcelain=v2",
+            "ls-files --stage",
+            "diff",
             "worktree list",
             "stash list",
             "rev-parse HEAD",
-            "diff",
-            "for-each-ref refs/heads",
+            "for-each-ref refs/heads refs/tags",
         )
-        refs = tuple(git(self.checkout, *command.split()) for command in commands)
-        return (
-            *refs,
-            (self.checkout / "notes.txt").read_text(),
-            str((self.checkout / ".git" / "index").stat().st_mtime_ns),
-        )
+        return tuple(git(self.checkout, *command.split()) for command in commands)
 
 
 @pytest.fixture
