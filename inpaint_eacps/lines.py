@@ -19,7 +19,7 @@ def progress_line(progress: RunProgress, expected: int) -> str:
     parts = [
         f"tasks {progress.finished}/{progress.total}" + (f", {failed} failed" if failed else ""),
         f"candidates {progress.candidates_made}/{expected}",
-        f"devices {busy} of {len(progress.devices)} busy" if progress.devices else "no device is up",
+        f"devices {busy} of {len(progress.devices)} busy" if progress.devices else "no device is up yet",
         f"judging {progress.score_queue}" if progress.score_queue else "",
         f"silent: {', '.join(progress.silent)}" if progress.silent else "",
         eta_words(progress.eta),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -39,9 +40,11 @@ def cli(
 def test_help_is_fast_and_imports_nothing_heavy(tmp_path: Path) -> None:
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        # Processor time: it is the same on a busy machine.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = cli(["--help"], tmp_path)
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert done.returncode == 0
     assert "Exit codes: 0 all done" in done.stdout
     assert min(times) < 0.4
@@ -72,7 +75,7 @@ def test_front_door_and_orchestrator_import_neither_torch_nor_opencv(module: str
     [
         (["nonsense"], "No such command"),
         (["run", "--nonsense"], "No such option"),
-        (["run", "--k_global", "many"], "is not a valid int"),
+        (["run", "--k_global", "many"], "Invalid value for '--k-global'"),
         (
             ["run", "--k_global", "0", "--tasks", "x.json"],
             "search.k_global (--k-global) must be a whole number, 1 to 4096",
@@ -163,9 +166,10 @@ def test_a_key_on_the_command_line_leaves_it(tmp_path: Path, script: bool) -> No
         text=True,
     ) as process:
         deadline = time.monotonic() + 20
-        while KEY in Path(f"/proc/{process.pid}/cmdline").read_text() and time.monotonic() < deadline:
+        arguments = [KEY]
+        while (KEY in arguments or "--tasks" not in arguments) and time.monotonic() < deadline:
             time.sleep(0.02)
-        arguments = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+            arguments = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
         variables = Path(f"/proc/{process.pid}/environ").read_text().split("\0")
         out, err = process.communicate("7\n", timeout=30)
     assert KEY not in arguments
