@@ -23,6 +23,14 @@ class CompositeSettings(Section):
         float,
         Field(gt=0, le=1, description="Standard deviation of a refinement's jitter at strength 1, in ranges."),
     ] = 0.25
+    refine_tries: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100,
+            description="Poses near the parent that a refinement draws, to use the one that the mask cuts least.",
+        ),
+    ] = 6
     reference_size: Annotated[
         int, Field(ge=64, le=4096, description="Longest side, in pixels, to which references are reduced.")
     ] = 640

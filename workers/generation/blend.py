@@ -6,6 +6,7 @@ Poisson clone: Perez, Gangnet, Blake, "Poisson image editing", 2003.
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.generation.cutout import Cutout, Floats
 from workers.generation.layout import Layout
@@ -15,6 +16,8 @@ from workers.generation.pose import Pose
 COLOUR_LIMIT = 0.85
 HARMONY_LIMIT = 0.6
 SHADOW_LIMIT = 0.6
+#: Longest side of the map on which it is measured how much of a character lies in the mask.
+ROOM_SIZE = 64
 #: The Poisson equation is solved on at most so many pixels a side.
 CLONE_SIZE = 256
 
@@ -38,6 +41,20 @@ def compose(layout: Layout, cutout: Cutout, pose: Pose) -> Floats:
     return np.asarray(scene * (1 - soft[..., None]) + rgb * soft[..., None], dtype=np.float32)
 
 
+def misfit(layout: Layout, cutout: Cutout, pose: Pose) -> float:
+    """Share of the character that the mask would cut off, plus a little for a size other than the fitting one."""
+    factor = ROOM_SIZE / max(layout.depth.shape)
+    size = (max(1, round(layout.depth.shape[1] * factor)), max(1, round(layout.depth.shape[0] * factor)))
+    room = cv2.resize((layout.depth > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    shrink = 48 / max(cutout.alpha.shape)
+    shape = (max(1, round(cutout.alpha.shape[1] * shrink)), max(1, round(cutout.alpha.shape[0] * shrink)))
+    small = cv2.resize(cutout.alpha, shape, interpolation=cv2.INTER_AREA)
+    matrix = _matrix(layout, cutout, pose, small.shape) * factor
+    grown = abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])
+    inside = float((cv2.warpAffine(small, matrix, size) * room).sum()) / max(float(small.sum() * grown), 1e-6)
+    return 1 - min(1.0, inside) + 0.1 * abs(1 - pose.scale)
+
+
 def match_colours(cutout: Cutout, target: tuple[Floats, Floats], strength: float) -> Floats:
     """The character's RGB with its Lab mean and spread moved towards the target's by `strength`, 0-1."""
     lab = cv2.cvtColor(cutout.rgb, cv2.COLOR_RGB2LAB)
@@ -47,7 +64,7 @@ def match_colours(cutout: Cutout, target: tuple[Floats, Floats], strength: float
     mean, spread = own.mean(axis=0), own.std(axis=0) + 1e-3
     gain = 1 + strength * (np.clip(target[1] / spread, 0.5, 1.5) - 1)
     moved = (lab - mean) * gain + mean + strength * (target[0] - mean)
-    return np.clip(cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB), 0, 1)
+    return np.asarray(np.clip(cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB), 0, 1), dtype=np.float32)
 
 
 def _centre(layout: Layout, cutout: Cutout, pose: Pose) -> tuple[float, float]:
@@ -84,14 +101,7 @@ def _warp(rgb: Floats, cutout: Cutout, layout: Layout, pose: Pose) -> tuple[Floa
         alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
     else:
         premultiplied = rgb * alpha[..., None]
-    h, w = alpha.shape
-    factor = tall / h
-    centre = _centre(layout, cutout, pose)
-    angle = np.deg2rad(pose.rotation)
-    turn = factor * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    if pose.flip:
-        turn = turn @ np.diag([-1.0, 1.0])
-    matrix = np.column_stack([turn, np.array(centre) - turn @ np.array([(w - 1) / 2, (h - 1) / 2])])
+    matrix = _matrix(layout, cutout, pose, alpha.shape)
     size = (layout.scene.shape[1], layout.scene.shape[0])
     premultiplied = cv2.warpAffine(premultiplied, matrix, size, flags=cv2.INTER_LINEAR)
     alpha = np.clip(cv2.warpAffine(np.ascontiguousarray(alpha), matrix, size, flags=cv2.INTER_LINEAR), 0, 1)
@@ -99,6 +109,17 @@ def _warp(rgb: Floats, cutout: Cutout, layout: Layout, pose: Pose) -> tuple[Floa
     weight = (alpha + 0.05 * halo[1])[..., None]
     bled = (premultiplied + 0.05 * halo[0]) / np.maximum(weight, 1e-4)
     return np.clip(bled, 0, 1).astype(np.float32), alpha
+
+
+def _matrix(layout: Layout, cutout: Cutout, pose: Pose, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """2 x 3: from pixels of the cut-out, resampled to `shape`, to pixels of the window."""
+    height, width = shape[:2]
+    angle, factor = np.deg2rad(pose.rotation), pose.scale * layout.height / height
+    turn = factor * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    if pose.flip:
+        turn = turn @ np.diag([-1.0, 1.0])
+    centre = np.array(_centre(layout, cutout, pose))
+    return np.column_stack([turn, centre - turn @ np.array([(width - 1) / 2, (height - 1) / 2])])
 
 
 def _shadow(alpha: Floats, size: float) -> Floats:
@@ -124,4 +145,5 @@ def _poisson(rgb: Floats, soft: Floats, scene: Floats, clone: str) -> Floats:
     mode = cv2.NORMAL_CLONE if clone == "normal" else cv2.MIXED_CLONE
     cloned = cv2.seamlessClone(source, target, region, (x + w // 2, y + h // 2), mode).astype(np.float32) / 255
     change = np.where(region[..., None] > 0, cloned - small[0], 0).astype(np.float32)
-    return np.clip(rgb + cv2.resize(change, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    whole = cv2.resize(change, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(np.clip(rgb + whole, 0, 1), dtype=np.float32)

@@ -1,7 +1,8 @@
 """`composite`: places the character by image processing alone. No GPU, no weights.
 
 It cuts the character out of its reference and blends it into the mask with a pose drawn from the seed; a refinement
-jitters its parent's pose. What a person without a GPU can use, and what makes the whole search testable for real.
+stays near its parent's pose and nudges the character to where the mask cuts less of it off. What a person without a
+GPU can use, and what makes the whole search testable for real.
 """
 
 import threading
@@ -17,12 +18,14 @@ from shared.errors import MissingDependency, Permanent
 from shared.settings.composite import CompositeSettings
 from shared.types import Start
 from workers.generation.base import Control, GeneratedImage, GenerationRequest, TaskImages
-from workers.generation.pose import Pose, draw_pose, jitter_pose, pose_from_params
+from workers.generation.pose import Pose, draw_pose, jitter_poses, pose_from_params
 
 if TYPE_CHECKING:
     from workers.generation.cutout import Cutout
     from workers.generation.layout import Layout
 
+#: Strength of a refinement that names none.
+STRENGTH = 0.55
 #: Raised whenever the same pose would draw other pixels than before.
 VERSION = 1
 
@@ -59,7 +62,7 @@ class CompositeGenerator:
         cutout, layout = self._prepared(request.images)
         prepared = time.perf_counter()
         control.step(0, 1)
-        pose = self._pose(request, may_flip=not cutout.cut & {"left", "right"})
+        pose = self._pose(request, cutout, layout)
         window = compose(layout, cutout, pose)
         image = _inserted(request.images, layout, window)
         control.step(1, 1)
@@ -70,16 +73,20 @@ class CompositeGenerator:
             notes=cutout.notes,
         )
 
-    def _pose(self, request: GenerationRequest, *, may_flip: bool) -> Pose:
+    def _pose(self, request: GenerationRequest, cutout: "Cutout", layout: "Layout") -> Pose:
+        from workers.generation.blend import misfit
+
         spec = request.spec
         if spec.start is Start.FRESH:
-            return draw_pose(self._settings, spec.seed, may_flip=may_flip)
+            return draw_pose(self._settings, spec.seed, may_flip=not cutout.cut & {"left", "right"})
         if request.parent is None:
             raise Permanent(f"candidate {spec.id} starts from its parent, but no parent was given")
         parent = pose_from_params(request.parent.params)
         if spec.start is Start.RESUME:
             return parent
-        return jitter_pose(self._settings, spec.seed, parent, 0.55 if spec.strength is None else spec.strength)
+        strength = STRENGTH if spec.strength is None else spec.strength
+        near = jitter_poses(self._settings, spec.seed, parent, strength)
+        return min(near, key=lambda pose: misfit(layout, cutout, pose))
 
     def _prepared(self, images: TaskImages) -> "tuple[Cutout, Layout]":
         with self._lock:

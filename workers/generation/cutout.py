@@ -15,6 +15,8 @@ from workers.generation.base import RGBA
 SEE_THROUGH = 0.02
 #: Longest side at which GrabCut runs; its outline is smoothed on the way back up.
 GRABCUT_SIZE = 200
+#: A photo that varies less than this, in levels, shows nothing that could be told apart.
+FLAT = 4.0
 #: Share of a border that the character must cover to count as cut off there.
 CUT = 0.08
 
@@ -80,6 +82,8 @@ def _grabcut(rgb: NDArray[np.uint8]) -> Floats | None:
     small = cv2.resize(
         rgb, (max(8, round(width * factor)), max(8, round(height * factor))), interpolation=cv2.INTER_AREA
     )
+    if float(small.std(axis=(0, 1)).max()) < FLAT:
+        return None
     h, w = small.shape[:2]
     y, x = np.mgrid[0:h, 0:w]
     across, down = (x + 0.5) / w * 2 - 1, (y + 0.5) / h * 2 - 1

@@ -36,11 +36,11 @@ def lay_out(init: RGB, mask: Mask, cutout: Cutout) -> Layout:
     """The window of the mask and the largest, lowest place in it that holds the character."""
     left, top, width, height = cv2.boundingRect(mask)
     window = slice(top, top + height), slice(left, left + width)
-    centre, fitted = _place(mask, cutout, (left, top, width, height))
+    centre, fitted = fitting_place(mask, cutout)
     return Layout(
         left=left,
         top=top,
-        scene=init[window].astype(np.float32) / 255,
+        scene=np.divide(init[window], 255, dtype=np.float32),
         depth=_depth(mask)[window],
         centre=centre,
         height=fitted,
@@ -53,7 +53,7 @@ def _depth(mask: Mask) -> Floats:
     framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     framed = cv2.copyMakeBorder(framed, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform((framed > 0).astype(np.uint8), cv2.DIST_L2, 5)[2:-2, 2:-2]
-    return np.maximum(distance - 1, 0).astype(np.float32)
+    return np.asarray(np.maximum(distance - 1, 0), dtype=np.float32)
 
 
 def _surroundings(init: RGB, mask: Mask, size: int) -> tuple[Floats, Floats]:
@@ -61,26 +61,29 @@ def _surroundings(init: RGB, mask: Mask, size: int) -> tuple[Floats, Floats]:
     left, top, width, height = cv2.boundingRect(mask)
     around = slice(max(0, top - reach), top + height + reach), slice(max(0, left - reach), left + width + reach)
     factor = min(1.0, 160 / max(height, width))
-    crop = cv2.resize(init[around], None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    rows, columns = mask[around].shape
+    size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
+    crop = cv2.resize(init[around], size, interpolation=cv2.INTER_AREA)
     edit = cv2.resize(mask[around], (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_NEAREST)
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     pixels = lab[edit == 0] if (edit == 0).any() else lab.reshape(-1, 3)
     return pixels.mean(axis=0), pixels.std(axis=0)
 
 
-def _place(mask: Mask, cutout: Cutout, box: tuple[int, int, int, int]) -> tuple[tuple[float, float], float]:
-    """Centre (in the window's pixels) and height of the character as it just fits.
+def fitting_place(mask: Mask, cutout: Cutout) -> tuple[tuple[float, float], float]:
+    """Centre (in pixels of the mask's bounding box) and height of the character as it just fits.
 
     Sides at which the character was cut off count as covered by whatever lies beyond the mask there, and rest
     against the mask's own side.
     """
-    left, top, width, height = box
+    left, top, width, height = cv2.boundingRect(mask)
     factor = min(1.0, MAP_SIZE / max(width, height))
-    room = cv2.resize(mask[top : top + height, left : left + width], None, fx=factor, fy=factor)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    room = cv2.resize(mask[top : top + height, left : left + width], size)
     inside = (room > 127).astype(np.float32)
     h, w = inside.shape
     margin = max(h, w)
-    inside = _padded(inside, margin, _open_sides(mask, box) | cutout.cut)
+    inside = _padded(inside, margin, cutout.cut)
     aspect = cutout.alpha.shape[1] / cutout.alpha.shape[0]
     low, high, best = 0.02, 1.3, None
     for _ in range(7):
@@ -133,18 +136,6 @@ def _resting(
     if first in cut and last in cut:
         return room / 2
     return centre
-
-
-def _open_sides(mask: Mask, box: tuple[int, int, int, int]) -> frozenset[str]:
-    """Sides at which the mask runs into the border of the image."""
-    left, top, width, height = box
-    touches = {
-        "left": left == 0,
-        "top": top == 0,
-        "right": left + width == mask.shape[1],
-        "bottom": top + height == mask.shape[0],
-    }
-    return frozenset(side for side, open_ in touches.items() if open_)
 
 
 def _padded(inside: Floats, margin: int, open_sides: frozenset[str]) -> Floats:

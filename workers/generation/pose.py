@@ -62,12 +62,17 @@ def draw_pose(settings: CompositeSettings, seed: int, *, may_flip: bool) -> Pose
     return Pose(**values, clone=clone, flip=flip)
 
 
-def jitter_pose(settings: CompositeSettings, seed: int, parent: Pose, strength: float) -> Pose:
-    """A pose near `parent`: every continuous parameter moves by a normal step of `strength * refine_spread` ranges.
+def jitter_poses(settings: CompositeSettings, seed: int, parent: Pose, strength: float) -> tuple[Pose, ...]:
+    """`refine_tries` poses near `parent`, of which the one that suits the mask best is meant to be used.
 
-    Steps are reflected at the ends of the ranges; `flip` and `clone` are the parent's.
+    Every continuous parameter moves by a normal step of `strength * refine_spread` ranges, reflected at the ends of
+    the range; `flip` and `clone` are the parent's.
     """
     rng = np.random.default_rng(seed)
+    return tuple(_jittered(settings, rng, parent, strength) for _ in range(settings.refine_tries))
+
+
+def _jittered(settings: CompositeSettings, rng: np.random.Generator, parent: Pose, strength: float) -> Pose:
     moved: dict[str, float] = {}
     for name, (low, high) in ranges(settings).items():
         step = float(rng.normal()) * strength * settings.refine_spread * (high - low)

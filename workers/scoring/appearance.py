@@ -45,8 +45,8 @@ class Likeness:
     present: float
     structure: float
     colour: float
-    #: Area of the character over the area of the mask.
-    fill: float
+    #: Height of the character over the height at which it just fits the mask.
+    size: float
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,11 @@ class Harmony:
     upright: float
 
 
-def likeness(scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats) -> Likeness:
-    """Compare in the frame of the cut-out: the result, against the reference laid over the init image."""
+def likeness(scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats, fitting: float) -> Likeness:
+    """Compare in the frame of the cut-out: the result, against the reference laid over the init image.
+
+    `fitting` is the height, in pixels of the scene, at which the character just fits the mask.
+    """
     zoom = min(1.0, COMPARED / max(alpha.shape))
     size = (max(8, round(alpha.shape[1] * zoom)), max(8, round(alpha.shape[0] * zoom)))
     shown = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
@@ -79,7 +82,8 @@ def likeness(scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats) -> 
 
     def seen(image: Floats) -> Floats:
         smooth = cv2.GaussianBlur(image, (0, 0), 0.45 * steps) if steps > 1.2 else image
-        return cv2.warpAffine(smooth, matrix, frame, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(smooth, matrix, frame, flags=flags), dtype=np.float32)
 
     inside = seen(scene.inside)
     total = float(shown.sum()) + 1e-6
@@ -93,12 +97,15 @@ def likeness(scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats) -> 
     distance = cv2.GaussianBlur(found, (0, 0), 2.0) - cv2.GaussianBlur(wanted, (0, 0), 2.0)
     near = np.exp(-0.5 * ((distance[..., 0] / 40) ** 2 + (distance[..., 1] ** 2 + distance[..., 2] ** 2) / 30**2))
     colour = float((near * weight).sum() / (weight.sum() + 1e-6))
-    fill = total * steps**2 / float(scene.inside.sum() + 1e-6)
-    return Likeness(visible=visible, present=present, structure=max(0.0, structure), colour=colour, fill=fill)
+    tall = alpha.shape[0] * float(np.sqrt(abs(np.linalg.det(alignment.matrix[:, :2]))))
+    return Likeness(visible=visible, present=present, structure=max(0.0, structure), colour=colour, size=tall / fitting)
 
 
-def harmony(scene: Scene, alignment: Alignment, alpha: Floats) -> Harmony:
-    """Compare the pixels of the character with those of the scene around the mask."""
+def harmony(scene: Scene, alignment: Alignment, alpha: Floats, stands: bool) -> Harmony:
+    """Compare the pixels of the character with those of the scene around the mask.
+
+    `stands` is false for a character that its reference cut off at the top: it need not reach the ground.
+    """
     size = (scene.inside.shape[1], scene.inside.shape[0])
     shown = cv2.warpAffine(alpha, alignment.matrix, size)
     weight = shown * scene.inside
@@ -122,7 +129,7 @@ def harmony(scene: Scene, alignment: Alignment, alpha: Floats) -> Harmony:
         tint=_near(float(np.hypot(level[1], level[2])), 25),
         sharpness=_near(float(np.log(sharp_own / sharp_scene)), 0.8),
         noise=_near(noise_own - noise_scene, 2.0),
-        stance=_near(float(gap), 0.2),
+        stance=_near(float(gap), 0.2) if stands else 1.0,
         upright=_near(float(angle), 12),
     )
 
@@ -145,9 +152,9 @@ def _structure(first: Floats, second: Floats) -> Floats:
 
 
 def _moments(lab: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    flat, shares = lab.reshape(-1, 3), weight.ravel() / (float(weight.sum()) + 1e-6)
-    mean = shares @ flat
-    return mean, np.sqrt(np.maximum(shares @ (flat * flat) - mean * mean, 0))
+    flat, shares = lab.reshape(-1, 3), weight.ravel() / np.float32(weight.sum() + 1e-6)
+    mean = np.asarray(shares @ flat, dtype=np.float32)
+    return mean, np.asarray(np.sqrt(np.maximum(shares @ (flat * flat) - mean * mean, 0)), dtype=np.float32)
 
 
 def _sharpness(lightness: Floats, weight: Floats) -> float:

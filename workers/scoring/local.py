@@ -41,7 +41,7 @@ class LocalScorer:
 
     def __init__(self, settings: Settings, context: ScoringContext | None = None) -> None:
         del settings, context  # nothing of them changes a score
-        self._cutouts: OrderedDict[bytes, Cutout] = OrderedDict()
+        self._references: OrderedDict[bytes, tuple[Cutout, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def cache_key(self) -> str:
@@ -65,12 +65,12 @@ class LocalScorer:
         from workers.scoring.appearance import harmony, likeness
 
         started = time.perf_counter()
-        cutout = self._cutout(request)
-        scene = _scene(request)
+        cutout, fitting = self._reference(request)
+        scene, factor = _scene(request)
         view = View(grey=scene.result @ _LUMA, change=scene.change, inside=scene.inside)
         alignment = align(view, cutout.rgb @ _LUMA, cutout.alpha)
-        like = likeness(scene, alignment, cutout.rgb, cutout.alpha)
-        match = harmony(scene, alignment, cutout.alpha)
+        like = likeness(scene, alignment, cutout.rgb, cutout.alpha, fitting * factor)
+        match = harmony(scene, alignment, cutout.alpha, stands="top" not in cutout.cut)
         seam = seam_energy(request.init, request.mask, request.result)
         scores = rate(like, match, seam)
         return Judgement(
@@ -85,19 +85,22 @@ class LocalScorer:
             seconds=time.perf_counter() - started,
         )
 
-    def _cutout(self, request: ScoreRequest) -> "Cutout":
-        key = hashlib.blake2b(request.character.tobytes(), digest_size=16).digest()
+    def _reference(self, request: ScoreRequest) -> "tuple[Cutout, float]":
+        """The character, cut out, and the height in pixels at which it just fits the mask."""
+        key = hashlib.blake2b(request.character.tobytes() + request.mask.tobytes(), digest_size=16).digest()
         with self._lock:
-            if key in self._cutouts:
-                self._cutouts.move_to_end(key)
-                return self._cutouts[key]
+            if key in self._references:
+                self._references.move_to_end(key)
+                return self._references[key]
         from workers.generation.cutout import cut_out
+        from workers.generation.layout import fitting_place
 
-        made = cut_out(request.character, REFERENCE_SIZE)
+        cutout = cut_out(request.character, REFERENCE_SIZE)
+        made = cutout, fitting_place(request.mask, cutout)[1]
         with self._lock:
-            self._cutouts[key] = made
-            while len(self._cutouts) > KEPT:
-                self._cutouts.popitem(last=False)
+            self._references[key] = made
+            while len(self._references) > KEPT:
+                self._references.popitem(last=False)
         return made
 
 
@@ -106,8 +109,8 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 def rate(like: "Likeness", match: "Harmony", seam: float) -> dict[str, float]:
     """The criteria, 0-10, from the measures."""
-    present = min(1.0, like.present / 0.5)
-    size = min(1.0, like.fill / 0.4) ** 0.4
+    present = min(1.0, like.present / 0.8)
+    size = min(1.0, like.size) ** 0.8
     identity = present * size * like.visible**1.5 * (0.6 * like.structure + 0.4 * like.colour)
     seamless = 1 / (1 + (seam / 14) ** 2)
     quality = seamless * like.visible * (0.5 + 0.3 * match.sharpness + 0.2 * match.noise)
@@ -135,13 +138,14 @@ def explain(like: "Likeness", match: "Harmony", seam: float) -> str:
         (1 - match.noise, "its noise is unlike the scene's"),
         (1 - match.stance, "it hovers above the bottom of the mask"),
         (1 - match.upright, "it leans"),
-        (max(0.0, 0.7 - like.fill * 2), "it is small for the mask"),
+        (1 - like.size, "it is small for the mask"),
     ]
     worst = [words for weight, words in sorted(faults, reverse=True) if weight > 0.3][:3]
     return ("Weighs on the scores: " + "; ".join(worst) + ".") if worst else "Nothing stands out."
 
 
-def _scene(request: ScoreRequest) -> "Scene":
+def _scene(request: ScoreRequest) -> "tuple[Scene, float]":
+    """The window around the mask, and its pixels per pixel of the image."""
     import cv2
 
     from workers.scoring.appearance import CHANGED, Scene
@@ -152,18 +156,18 @@ def _scene(request: ScoreRequest) -> "Scene":
     init, result, inside = (
         np.divide(image[window], 255, dtype=np.float32) for image in (request.init, request.result, request.mask)
     )
-    factor = WINDOW / max(inside.shape)
+    factor = min(1.0, WINDOW / max(inside.shape))
     if factor < 1:
+        size = (max(1, round(inside.shape[1] * factor)), max(1, round(inside.shape[0] * factor)))
         init, result, inside = (
-            cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-            for image in (init, result, inside)
+            cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (init, result, inside)
         )
         inside = (inside > 0.5).astype(np.float32)
     difference = np.abs(result - init).max(axis=2) * 255
     change = np.clip(cv2.GaussianBlur(difference, (0, 0), 1.0) / CHANGED, 0, 1) * inside
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
     ring = cv2.dilate(inside, kernel) == 0
-    return Scene(init=init, result=result, inside=inside, change=change.astype(np.float32), ring=ring)
+    return Scene(init=init, result=result, inside=inside, change=change.astype(np.float32), ring=ring), factor
 
 
 def _ten(share: float) -> float:
