@@ -29,30 +29,34 @@ def decode_rle(rle: Sequence[int], length: int, name: str = "run-length code") -
         data = bytes(rle)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: `rle` must be a list of integers from 0 to 255 ({error}).") from error
-    bits = 8 * len(data)
-
-    def read(at: int, count: int) -> int:
-        end = at + count
-        if end > bits:
-            raise InputError(f"{name} breaks off after {len(data)} bytes: export it again.")
-        return int.from_bytes(data[at // 8 : (end + 7) // 8]) >> (-end % 8) & ((1 << count) - 1)
-
-    if (declared := read(0, 32)) != length:
+    if len(data) * 8 < _HEADER_BITS:
+        raise InputError(f"{name} breaks off after {len(data)} bytes: export it again.")
+    header = int.from_bytes(data[:7]) >> (56 - _HEADER_BITS)
+    if (declared := header >> 21) != length:
         raise InputError(f"{name} holds {declared} values where its image has {length}: its size does not match.")
-    if (word := read(32, 5) + 1) != 8:
+    if (word := (header >> 16 & 31) + 1) != 8:
         raise InputError(f"{name} has words of {word} bits; only 8 are used by Label Studio.")
-    sizes = [read(at, 4) + 1 for at in range(37, _HEADER_BITS, 4)]
+    sizes = [(header >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
+    return _decode_blocks(data, sizes, length, name)
+
+
+def _decode_blocks(data: bytes, sizes: Sequence[int], length: int, name: str) -> Pixels:
+    padded = data + bytes(4)
     stream = np.unpackbits(np.frombuffer(data, np.uint8))
     values = np.empty(length, np.uint8)
     at, done = _HEADER_BITS, 0
     while done < length:
-        is_run, size = read(at, 1), sizes[read(at + 1, 2)]
-        count = read(at + 3, size) + 1
+        # The 27 bits that a block's flag, size index, longest count and first word can take.
+        head = int.from_bytes(padded[at >> 3 : (at >> 3) + 5]) >> (13 - (at & 7)) & 0x7FFFFFF
+        size = sizes[head >> 24 & 3]
+        count = (head >> (24 - size) & ((1 << size) - 1)) + 1
+        is_run = head >> 26
         at += 3 + size
+        end = at + (8 if is_run else 8 * count)
+        if end > len(stream):
+            raise InputError(f"{name} breaks off after {len(data)} bytes: export it again.")
         if done + count > length:
             raise InputError(f"{name} holds more values than its image has pixels.")
-        used = 8 if is_run else 8 * count
-        read(at + used - 8, 8)
-        values[done : done + count] = np.packbits(stream[at : at + used])
-        at, done = at + used, done + count
+        values[done : done + count] = head >> (16 - size) & 255 if is_run else np.packbits(stream[at:end])
+        at, done = end, done + count
     return values

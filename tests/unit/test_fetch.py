@@ -1,12 +1,14 @@
 """Fetching over real sockets: what is let in, what is refused, what is tried again, what is kept."""
 
 import contextlib
+import datetime
 import hashlib
 import http.server
 import ipaddress
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.errors import InputError, Retryable
 from shared.settings.input import InputSettings
@@ -470,6 +475,54 @@ def test_the_environment_sends_nothing_through_a_proxy(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     site.pages["/a"] = _answer(200, BODY)
     assert fetcher(tmp_path).fetch(f"{site.url}/a").data == BODY
+
+
+# --- TLS
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Key and self-signed certificate of `pinned.example`, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pinned.example")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("pinned.example")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    path = tmp_path / "pinned.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def test_tls_is_checked_against_the_name_although_an_address_is_connected_to(
+    tmp_path: Path, site: Site, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    names: list[str | None] = []
+    context.sni_callback = lambda _, name, __: names.append(name)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    site.pages["/a"] = _answer(200, BODY)
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1", *a, **k))
+    waits = Waits()
+
+    with pytest.raises(InputError, match="certificate is not trusted"):
+        fetcher(tmp_path, waits=waits).fetch(f"https://pinned.example:{site.server_port}/a")
+    assert waits == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert fetcher(tmp_path).fetch(f"https://pinned.example:{site.server_port}/a").data == BODY
+    assert names == ["pinned.example"] * 2
+    with pytest.raises(InputError, match="certificate is not trusted"):
+        fetcher(tmp_path).fetch(f"https://other.example:{site.server_port}/a")
 
 
 # --- Label Studio's key

@@ -122,7 +122,7 @@ class Fetcher:
                 httpcore.ProtocolError,
             ) as error:
                 failure = error if isinstance(error, _Passing) else _Passing(_words(error))
-                if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in error.args):
                     raise InputError(f"the server's certificate is not trusted ({error}).") from error
                 if attempt == self._settings.attempts:
                     raise _Passing(f"{failure} ({attempt} attempts).") from error
