@@ -91,7 +91,7 @@ def characters() -> Mapping[str, Pixels]:
     return {
         "collins.png": _fit(_cut(data.astronaut(), COLLINS), 400),
         "chelsea.png": _cut(data.chelsea(), CHELSEA, soft=4.0, refine=False),
-        "falcon.png": _cut(data.rocket(), FALCON),
+        "falcon.png": _cut(data.rocket(), FALCON, refine=False),
         "cup.png": _fit(_cut(data.coffee(), CUP), 360),
         "horse.png": _silhouette(data.horse()),
         "hopper.jpg": _fit(hopper, 480),

@@ -28,8 +28,8 @@ def compose(layout: Layout, cutout: Cutout, pose: Pose) -> Floats:
     rgb, alpha = _warp(matched, cutout, layout, pose)
     size = pose.scale * layout.height
     if pose.soften > 0.02:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), 0.2 + 1.6 * pose.soften)
-    width = (0.5 + 2.5 * pose.feather) * max(0.5, size / 250)
+        rgb = cv2.GaussianBlur(rgb, (0, 0), 0.2 + 1.0 * pose.soften)
+    width = (0.4 + 1.6 * pose.feather) * max(0.5, size / 250)
     soft = np.clip(cv2.GaussianBlur(alpha, (0, 0), width) * 1.5 - 0.5, 0, 1)
     falloff = np.clip(layout.depth / max(4.0, 3 * width), 0, 1)
     falloff = falloff * falloff * (3 - 2 * falloff)

@@ -41,7 +41,7 @@ def cut_out(character: RGBA, longest: int) -> Cutout:
     """Cut `character` out along its alpha if it has one, else along a GrabCut outline; at most `longest` pixels."""
     image = _reduced(character, longest)
     notes: tuple[str, ...] = ()
-    alpha = image[..., 3].astype(np.float32) / 255
+    alpha: Floats = np.divide(image[..., 3], 255, dtype=np.float32)
     if float((alpha < 0.5).mean()) < SEE_THROUGH:
         found = _grabcut(np.ascontiguousarray(image[..., :3]))
         if found is None:
@@ -55,7 +55,7 @@ def cut_out(character: RGBA, longest: int) -> Cutout:
         notes = ("the character's alpha channel is empty; it was placed with a soft oval outline",)
     box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
     return Cutout(
-        rgb=image[box][..., :3].astype(np.float32) / 255,
+        rgb=np.divide(image[box][..., :3], 255, dtype=np.float32),
         alpha=np.ascontiguousarray(alpha[box]),
         cut=_cut_sides(alpha),
         notes=notes,
@@ -108,13 +108,13 @@ def _grabcut(rgb: NDArray[np.uint8]) -> Floats | None:
     outline = cv2.morphologyEx((regions == largest).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     soft = cv2.resize(outline.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     soft = cv2.GaussianBlur(soft, (0, 0), max(0.8, 0.6 / factor))
-    return np.clip((soft - 0.5) * 2.5 + 0.4, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((soft - 0.5) * 2.5 + 0.4, 0, 1), dtype=np.float32)
 
 
 def _oval(shape: tuple[int, ...]) -> Floats:
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
     from_centre = np.hypot((x + 0.5) / shape[1] * 2 - 1, (y + 0.5) / shape[0] * 2 - 1)
-    return np.clip((1 - from_centre) * 6, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((1 - from_centre) * 6, 0, 1), dtype=np.float32)
 
 
 def _cut_sides(alpha: Floats) -> frozenset[str]:

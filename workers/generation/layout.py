@@ -62,8 +62,8 @@ def _surroundings(init: RGB, mask: Mask, size: int) -> tuple[Floats, Floats]:
     around = slice(max(0, top - reach), top + height + reach), slice(max(0, left - reach), left + width + reach)
     factor = min(1.0, 160 / max(height, width))
     rows, columns = mask[around].shape
-    size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
-    crop = cv2.resize(init[around], size, interpolation=cv2.INTER_AREA)
+    small = (max(1, round(columns * factor)), max(1, round(rows * factor)))
+    crop = cv2.resize(init[around], small, interpolation=cv2.INTER_AREA)
     edit = cv2.resize(mask[around], (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_NEAREST)
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     pixels = lab[edit == 0] if (edit == 0).any() else lab.reshape(-1, 3)

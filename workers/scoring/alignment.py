@@ -131,7 +131,7 @@ def _cost(
     tm, im = t * m, i * m
     t_mean, i_mean = float(tm.sum()) / n, float(im.sum()) / n
     t_spread, i_spread = float(tm @ t) - n * t_mean**2, float(im @ i) - n * i_mean**2
-    match = (float(tm @ i) - n * t_mean * i_mean) / max(t_spread * i_spread, 1e-3 * n * n) ** 0.5
+    match = (float(tm @ i) - n * t_mean * i_mean) / float(np.sqrt(max(t_spread * i_spread, 1e-3 * n * n)))
     overlap = float(view.change.ravel() @ m)
     union = float((view.change * view.inside).sum()) + n - overlap
     return -(0.5 * match + 0.5 * overlap / max(union, 1e-3)) * (0.7 + 0.3 * min(1.0, n / total))
