@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.metrics_file import CandidateMetrics, Metrics
+from orchestrator.metrics_file import CandidateMetrics, Metrics, busy_seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of time of one candidate: `wait`, `make` or `judge`."""
+    """A stretch of time of one candidate: `wait`, `make`, `store` or `judge`."""
 
     x: float
     width: float
@@ -143,8 +143,14 @@ def timeline(metrics: Metrics, width: float = 720.0, most: int = 64) -> Timeline
     rows = []
     for index, one in enumerate(made):
         asked, done = one.times["dispatched"], one.times["generated"]
-        began = max(done - sum(one.timings.values()), asked)
-        segments = [segment(asked, began, "wait", "waited"), segment(began, done, "make", "generated in")]
+        busy = busy_seconds(one.timings)
+        began = max(done - busy - one.timings.get("encode", 0.0) - one.timings.get("write", 0.0), asked)
+        made_at = min(began + busy, done)
+        segments = [
+            segment(asked, began, "wait", "waited"),
+            segment(began, made_at, "make", "generated in"),
+            segment(made_at, done, "store", "stored in"),
+        ]
         if "scored" in one.times:
             segments.append(segment(done, one.times["scored"], "judge", "judged in"))
         rows.append(Row(8 + index * row_height, one.id, one.device or "", tuple(segments)))

@@ -173,7 +173,7 @@ class Metrics(Frozen):
     started: float | None
     finished: float | None
     seconds: float | None
-    #: Time devices spent on candidates, summed.
+    #: Time that devices were busy with candidates, summed.
     device_seconds: float
     model_evaluations: int
     usage: UsageMetrics
@@ -232,7 +232,7 @@ def metrics_of(history: TaskHistory) -> Metrics:
         character_name=history.task.character_name,
         best_seed=winner.spec.seed if winner else None,
         best_phase=winner.spec.phase if winner else None,
-        best_potential=winner.potential if winner else None,
+        best_potential=_rounded(winner.potential) if winner else None,
         best_scores=_best_scores(winner) if winner else {},
         total_candidates=len(in_order),
         state=state,
@@ -255,7 +255,7 @@ def metrics_of(history: TaskHistory) -> Metrics:
         finished=max(times, default=None),
         seconds=max(times) - min(times) if times else None,
         device_seconds=sum(
-            sum(candidate.generated.timings.values()) for candidate in in_order if candidate.generated is not None
+            busy_seconds(candidate.generated.timings) for candidate in in_order if candidate.generated is not None
         ),
         model_evaluations=sum(
             candidate.generated.model_evaluations for candidate in in_order if candidate.generated is not None
@@ -282,6 +282,12 @@ def shown_source(source: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def busy_seconds(timings: Mapping[str, float]) -> float:
+    """How long a device was busy: `generate`, of which a generator's own stages are parts. Encoding and writing
+    overlap the next candidate."""
+    return timings.get("generate", 0.0)
+
+
 def versions() -> dict[str, str]:
     """What this process runs on (workers elsewhere may differ; candidates name their generator)."""
     found = {"python": platform.python_version()}
@@ -303,7 +309,7 @@ def _candidate(candidate: Candidate, ranks: Mapping[str, int], children: Iterabl
         children=tuple(children),
         state=candidate.state,
         rank=ranks.get(spec.id),
-        potential=candidate.potential,
+        potential=_rounded(candidate.potential),
         scores=combined.scores if combined else {},
         missing=combined.missing if combined else {},
         defaulted=combined.defaulted if combined else (),
@@ -327,6 +333,11 @@ def _candidate(candidate: Candidate, ranks: Mapping[str, int], children: Iterabl
         notes=made.notes if made else (),
         judgements=candidate.judgements,
     )
+
+
+def _rounded(potential: float | None) -> float | None:
+    """Without the noise of binary fractions; ranks are those of the exact values."""
+    return None if potential is None else round(potential, 6)
 
 
 def _best_scores(winner: Candidate) -> dict[str, float]:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.charts import kind_of, search_curve, timeline
-from orchestrator.metrics_file import CandidateMetrics, Metrics, grouped_reasons
+from orchestrator.metrics_file import CandidateMetrics, Metrics, busy_seconds, grouped_reasons
 from orchestrator.thumbnails import Pictures, region
 from shared.artifacts import candidates_folder, task_folder
 from shared.outcome import TaskOutcome, TaskState
@@ -137,7 +137,7 @@ def _card(
         measures=tuple((name, value) for name, value in one.scores.items() if name not in CRITERIA),
         reasons=(one.failure.message,) if one.failure else grouped_reasons(one.missing),
         gain=one.potential - before if one.potential is not None and before is not None else None,
-        seconds=sum(one.timings.values()),
+        seconds=busy_seconds(one.timings),
     )
 
 
@@ -184,7 +184,10 @@ def _most(metrics: Metrics) -> float | None:
 
 
 def _stages(metrics: Metrics) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(stage for one in metrics.candidates for stage in one.timings))
+    """Columns of the timings: the whole generation, its parts, and what the worker does after it."""
+    known = dict.fromkeys(stage for one in metrics.candidates for stage in one.timings)
+    parts = [stage for stage in known if stage not in {"generate", "encode", "write"}]
+    return tuple(stage for stage in ("generate", *parts, "encode", "write") if stage in known)
 
 
 def _funnel(metrics: Metrics) -> tuple[tuple[str, int], ...]:

@@ -117,7 +117,7 @@ def test_costs_are_summed_and_cached_ones_are_not(store: ArtifactStore) -> None:
     assert metrics.usage.cost_usd == pytest.approx(0.004)
     assert metrics.usage_by_judge["gemini"] == metrics.usage
     assert metrics.model_evaluations == 6 * 40
-    assert metrics.device_seconds == pytest.approx(6 * 0.6)
+    assert metrics.device_seconds == pytest.approx(6 * 0.5)
     assert metrics.seconds == pytest.approx(9.0)
 
 

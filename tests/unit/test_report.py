@@ -250,7 +250,7 @@ def test_the_timeline_orders_by_device(store: ArtifactStore) -> None:
     assert drawn is not None
     assert "g03" not in [row.id for row in drawn.rows]
     for row in drawn.rows:
-        assert [segment.kind for segment in row.segments][:2] == ["wait", "make"]
+        assert [segment.kind for segment in row.segments][:3] == ["wait", "make", "store"]
         assert all(drawn.left <= part.x and part.x + part.width <= drawn.width for part in row.segments)
 
 
