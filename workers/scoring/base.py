@@ -72,6 +72,9 @@ class Comparer(Protocol):
 
     name: str
 
+    def cache_key(self) -> str:
+        """As `Scorer.cache_key`."""
+
     def load(self) -> None:
         """As `Scorer.load`."""
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from shared.errors import BrokerUnreachable, InpaintError
 from shared.types import Judgement, Usage
+from workers.scoring.base import ScoreRequest
 from workers.scoring.context import ScoringContext
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class JudgementCache:
         self._write: Callable[[str, bytes], None] = context.write
 
     @staticmethod
-    def key(judge: str, content_key: str, cache_key: str) -> str:
-        """One key per (judge, images, settings)."""
-        return hashlib.sha256("\0".join((judge, content_key, cache_key)).encode()).hexdigest()
+    def key(judge: str, cache_key: str, *requests: ScoreRequest) -> str:
+        """One key per (judge, its settings, and all that it is shown: images, the character's name, preview or not)."""
+        shown = (f"{r.content_key}:{int(r.preview)}:{r.character_name}" for r in requests)
+        return hashlib.sha256("\0".join((judge, cache_key, *shown)).encode()).hexdigest()
 
     @staticmethod
     def artifact_name(key: str) -> str:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from shared.errors import BrokerUnreachable, Permanent, Retryable
 from shared.types import Judgement, Usage
@@ -14,6 +15,7 @@ _log = logging.getLogger(__name__)
 
 #: The name under which the free checks judge.
 GATE = "gate"
+_VALUES: Mapping[float, Literal[-1, 0, 1]] = {-1.0: -1, 0.0: 0, 1.0: 1}
 #: Says why a result must not be judged, or nothing.
 Gates = Callable[[ScoreRequest], str | None]
 
@@ -32,7 +34,7 @@ def judge_one(
         return Judgement(judge=GATE, missing=dict.fromkeys(sorted(scorer.criteria), reason))
     if cache is None:
         return _judged(scorer, request)
-    key = cache.key(scorer.name, request.content_key, scorer.cache_key())
+    key = cache.key(scorer.name, scorer.cache_key(), request)
     with cache.only_one(key):
         if known := cache.get(key):
             return known
@@ -42,11 +44,27 @@ def judge_one(
         return judgement
 
 
-def compare_both(comparer: Comparer, first: ScoreRequest, second: ScoreRequest) -> Preference:
+def compare_two(
+    comparer: Comparer, first: ScoreRequest, second: ScoreRequest, cache: JudgementCache | None = None
+) -> Preference:
     """Ask which of two results is better, shown in this order; a failure of the judge is a preference of `None`.
 
     Raises BrokerUnreachable when Redis does not answer.
     """
+    if cache is None:
+        return _compared(comparer, first, second)
+    key = cache.key(f"{comparer.name}/compare", comparer.cache_key(), first, second)
+    with cache.only_one(key):
+        if (known := cache.get(key)) is not None:
+            return Preference(_VALUES[known.measures["preference"]], known.words, cached=True)
+        preference = _compared(comparer, first, second)
+        if preference.value is not None:
+            kept = Judgement(judge=comparer.name, measures={"preference": preference.value}, words=preference.words)
+            cache.put(key, kept)
+        return preference
+
+
+def _compared(comparer: Comparer, first: ScoreRequest, second: ScoreRequest) -> Preference:
     try:
         return comparer.compare(first, second)
     except BrokerUnreachable:

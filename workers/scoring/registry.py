@@ -9,7 +9,7 @@ from typing import Any, cast
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.types import CRITERIA, IDENTITY
-from workers.scoring.base import Scorer
+from workers.scoring.base import Comparer, Scorer
 from workers.scoring.context import ScoringContext
 from workers.scoring.keys import has_api_key
 
@@ -64,7 +64,29 @@ def criteria_of(name: str, settings: Settings) -> frozenset[str]:
 
 
 def make_scorer(name: str, settings: Settings, context: ScoringContext) -> Scorer:
-    """Construct a judge (cheap: `load` does the work). Raises ConfigurationError for a name that is no judge's."""
+    """Construct a judge (cheap: `load` does the work), with its identity verified where the settings ask for it.
+
+    Raises ConfigurationError for a name that is no judge's.
+    """
+    scorer = _make(name, settings, context)
+    moondream = settings.scoring.moondream
+    if moondream.verify_below is None or name == "moondream" or IDENTITY not in scorer.criteria:
+        return scorer
+    return cast(
+        Scorer,
+        _load("workers.scoring.verified:VerifiedScorer")(scorer, _make("moondream", settings, context), moondream),
+    )
+
+
+def make_comparer(name: str, settings: Settings, context: ScoringContext) -> Comparer:
+    """Construct a judge for the finals. Raises ConfigurationError for one that cannot compare."""
+    comparer = _make(name, settings, context)
+    if not callable(getattr(comparer, "compare", None)):
+        raise ConfigurationError(f"scoring.finals: the judge {name} cannot compare two results; gemini can.")
+    return cast(Comparer, comparer)
+
+
+def _make(name: str, settings: Settings, context: ScoringContext) -> Scorer:
     entry = _JUDGES.get(name)
     kind = _load(entry.path if entry else name)
     return cast(Scorer, kind(settings, context))

@@ -18,7 +18,7 @@ from tests.judge_support import context, request
 from workers.scoring.cache import JudgementCache
 from workers.scoring.context import ScoringContext
 from workers.scoring.gemini import GeminiScorer
-from workers.scoring.judging import judge_one
+from workers.scoring.judging import compare_two, judge_one
 
 pytestmark = pytest.mark.valkey
 
@@ -79,8 +79,11 @@ def test_other_images_or_settings_are_other_judgements(
         judge_one(gemini(**changed), request(1), cache)
     judge_one(gemini(), request(2), cache)
     assert len(server.seen) == len(changes) + 1 + 1
+    judge_one(gemini(), request(1, name="Noor"), cache)
+    judge_one(gemini(), replace(request(1), preview=True), cache)
+    assert len(server.seen) == len(changes) + 4
     judge_one(gemini(limits={"requests_per_minute": 7}), request(1), cache)
-    assert len(server.seen) == len(changes) + 2
+    assert len(server.seen) == len(changes) + 4
 
 
 def test_what_is_missing_is_asked_again(server: GeminiServer, client: "redis.Redis", gemini: MakeGemini) -> None:
@@ -138,7 +141,7 @@ def test_a_full_disk_costs_no_judgement(
 
 def test_without_redis_the_folder_is_enough(tmp_path: Path) -> None:
     cache = JudgementCache(world(None, tmp_path))
-    key = cache.key("local", "images", "settings")
+    key = cache.key("local", "settings", request())
     with cache.only_one(key):
         assert cache.get(key) is None
         cache.put(key, Judgement(judge="local", scores={"quality": 5.0}, seconds=3.0))
@@ -155,3 +158,15 @@ def test_a_gated_result_costs_no_call_and_says_why(
     assert judgement.missing == dict.fromkeys(("identity", "quality", "consistency"), "nothing was inserted")
     assert server.seen == []
     assert judge_one(gemini(), replace(request(1)), None, lambda _: None).scores
+
+
+def test_a_comparison_is_paid_for_once_per_order(
+    server: GeminiServer, client: "redis.Redis", gemini: MakeGemini
+) -> None:
+    cache = JudgementCache(context(client))
+    server.script([gs.choice("A"), gs.choice("tie")])
+    pairs = [(request(1), request(2)), (request(2), request(1))] * 2
+    found = [compare_two(gemini(), first, second, cache) for first, second in pairs]
+    assert [preference.value for preference in found] == [1, 0, 1, 0]
+    assert [preference.cached for preference in found] == [False, False, True, True]
+    assert len(server.seen) == 2
