@@ -273,6 +273,23 @@ def flower(
 
 
 @app.command()
+def metrics(
+    ctx: typer.Context,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 9808,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    broker_url: o.BrokerUrl = None,
+    config: o.Config = None,
+    set_: o.Set = None,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = 0,
+) -> None:
+    """Serve this cluster's numbers for Prometheus.
+
+    Queues, devices, candidates, latencies, judge cost."""
+    raise typer.Exit(_perform(ctx, "metrics", "metrics"))
+
+
+@app.command()
 def doctor(
     ctx: typer.Context,
     online: Annotated[bool, typer.Option("--online", help="Also ask Gemini whether the key is valid.")] = False,

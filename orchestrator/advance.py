@@ -6,7 +6,7 @@ Each function may be called at any time and any number of times; it does what is
 import logging
 from collections.abc import Sequence
 
-from orchestrator import transitions
+from orchestrator import observations, transitions
 from orchestrator.changes import change_candidate, forget, waits
 from orchestrator.context import Context, RunContext
 from orchestrator.finals import Comparison, finalists, next_pairs
@@ -245,6 +245,7 @@ def finish(
             ("DEL", Keys.owner(run.run.store, task_id)),
             ("DEL", Keys.comparisons(run_id, task_id)),
             *moved(Keys.counts(run_id), f"task:{old.state}", f"task:{state}"),
+            *observations.of_task(state),
         ]
         for kind in ("prepare", "publish"):
             commands.append(("HDEL", Keys.jobs, f"{kind}:{run_id}:{task_id}"))

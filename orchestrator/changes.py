@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from orchestrator import observations
 from orchestrator.context import Context
 from orchestrator.records import Pending, TaskRecord, pending_score
 from shared.ledger import Command, Keys, moved, update
@@ -19,7 +20,8 @@ def change_candidate(context: Context, run: str, task: str, candidate: str, chan
         if changed is None:
             return None
         new, commands = changed
-        return new, [*commands, *moved(Keys.counts(run), _state(old), _state(new))]
+        counting = [*moved(Keys.counts(run), _state(old), _state(new)), *observations.of_candidate(old, new)]
+        return new, [*commands, *counting]
 
     done = update(context.ledger, Keys.candidates(run, task), candidate, Candidate, counted)
     return done[1] if done else None

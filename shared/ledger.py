@@ -55,6 +55,8 @@ class Keys:
     drains = PREFIX + "drains"
     #: Hash: device to the reason why it cannot work.
     refused = PREFIX + "refused"
+    #: Hash: what was counted for Prometheus, see `orchestrator.observations`.
+    observations = PREFIX + "observations"
     sequence = PREFIX + "sequence"
 
     @staticmethod
