@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 
-from workers.generation.qwen import QwenImageEdit
+from shared.settings import Settings
+from workers.generation.qwen import QwenImageEditGenerator
 
 IMAGE_PAD, VISION_START, VISION_END = 900, 902, 903
 PATCH, MERGE = 14, 2
@@ -149,8 +150,11 @@ class TinyProcessor:
         return np.ascontiguousarray(np.repeat(cut, 2, axis=2).reshape(side * side, -1))
 
 
-class TinyQwen(QwenImageEdit):
+class TinyQwen(QwenImageEditGenerator):
     """The real generator over a tiny checkpoint (`generation.qwen.model` is its folder)."""
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        super().__init__(settings.generation.qwen, device)
 
     def _components(self) -> dict[str, Any]:
         return {"processor": TinyProcessor(), "tokenizer": None}

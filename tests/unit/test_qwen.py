@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load
 
 from shared.errors import Cancelled, DeviceLost, Permanent, Retryable
+from shared.settings import Settings
 from shared.settings.generation import GenerationSettings
 from shared.settings.qwen import QwenSettings
 from shared.types import CandidateSpec, Start
@@ -25,7 +26,12 @@ from workers.generation.latents import Stored
 from workers.generation.trajectory import Plan
 
 pytestmark = pytest.mark.torch
+torch.set_num_threads(1)
 STEPS = 6
+
+
+def settings_of(changes: dict[str, Any]) -> Settings:
+    return Settings(generation=GenerationSettings(qwen=QwenSettings.model_validate(changes)))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(checkpoint: Path) -> Callable[..., TinyQwen]:
     def loaded(**changes: Any) -> TinyQwen:
         chosen = {"model": str(checkpoint), "steps": STEPS, "max_pixels": 96 * 96, "reference_pixels": 4096, **changes}
-        generator = TinyQwen(GenerationSettings(qwen=QwenSettings.model_validate(chosen)), "cpu")
+        generator = TinyQwen(settings_of(chosen), "cpu")
         generator.load()
         return generator
 
@@ -415,7 +421,7 @@ def test_the_single_picture_model_works_and_says_what_it_does_not_see(
 
 def test_the_fingerprint_holds_what_is_drawn_and_nothing_else(make: Callable[..., TinyQwen]) -> None:
     def of(**changes: Any) -> Any:
-        return TinyQwen(GenerationSettings(qwen=QwenSettings.model_validate(changes))).fingerprint()
+        return TinyQwen(settings_of(changes), "cpu").fingerprint()
 
     assert of(steps=20) != of()
     assert of(first_block_cache=0.1) != of()

@@ -10,7 +10,6 @@ import numpy as np
 from pydantic import JsonValue
 
 from shared.errors import ConfigurationError, Permanent, Retryable
-from shared.settings.generation import GenerationSettings
 from shared.settings.qwen import QwenSettings
 from workers.generation import crop, feather, trajectory
 from workers.generation.base import RGB, Control, GeneratedImage, GenerationRequest
@@ -52,13 +51,13 @@ class Limits:
         return Limits(max(4096, self.max_pixels // 2), max(4096, self.reference_pixels // 2), tiling=True)
 
 
-class QwenImageEdit:
+class QwenImageEditGenerator:
     """Draws with a Qwen-Image-Edit checkpoint on one device: `cuda:0`, `cpu` (slow), or `auto`."""
 
     name = "qwen-image-edit"
 
-    def __init__(self, settings: GenerationSettings, device: str = "auto") -> None:
-        self._settings: QwenSettings = settings.qwen
+    def __init__(self, settings: QwenSettings, device: str = "auto") -> None:
+        self._settings = settings
         self._device = device
         self._pipe: Any = None
         self._kept: ConditionCache | None = None
