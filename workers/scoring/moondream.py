@@ -2,13 +2,14 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,7 @@ QUESTIONS: Mapping[str, str] = {
 _OF_TEN = re.compile(r"(?:\s*/\s*|\s+out\s+of\s+)(?:10|ten)(?:\.0)?\b", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 _TOKENS = 1000
+_NEEDS = "scoring.moondream.mode local needs torch and transformers 4: pip install 'inpaint-eacps[moondream]'."
 
 
 class Asker(Protocol):
@@ -250,17 +252,19 @@ class LocalAsker:
 
     def __init__(self, settings: MoondreamSettings) -> None:
         try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise MissingDependency(
-                "scoring.moondream.mode local needs torch and transformers 4: pip install 'inpaint-eacps[moondream]'."
-            ) from error
-        if int(version("transformers").split(".")[0]) >= 5:
+            major = int(version("transformers").split(".")[0])
+        except PackageNotFoundError as error:
+            raise MissingDependency(_NEEDS) from error
+        if major >= 5:
             raise MissingDependency(
                 "scoring.moondream.mode local needs transformers 4.x (under 5 the model's own code loads garbage): run "
                 "its score worker in an environment of its own with inpaint-eacps[moondream], or use mode http."
             )
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise MissingDependency(_NEEDS) from error
         try:
             self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 settings.model,
@@ -283,7 +287,5 @@ class LocalAsker:
 
 
 def _open(data: bytes) -> Image.Image:
-    import io
-
     with Image.open(io.BytesIO(data)) as image:
         return image.convert("RGB")

@@ -107,7 +107,6 @@ def test_temperature_is_for_models_before_gemini_3_only(
         assert "thinkingConfig" not in config
 
 
-@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize(
     "broken",
     [
@@ -137,14 +136,14 @@ def test_temperature_is_for_models_before_gemini_3_only(
     ids=lambda reply: json.dumps(reply.body)[:80] if isinstance(reply, Reply) else str(reply),
 )
 def test_an_unusable_answer_is_asked_for_once_more_and_then_missing(
-    server: GeminiServer, gemini: MakeGemini, sdk: str, broken: Reply
+    server: GeminiServer, gemini: MakeGemini, broken: Reply
 ) -> None:
     server.script([broken])
-    assert judged(gemini, sdk=sdk).scores == {"identity": 7, "quality": 6, "consistency": 5}
+    assert judged(gemini).scores == {"identity": 7, "quality": 6, "consistency": 5}
     assert len(server.seen) == 2
 
     server.script([], then=broken)
-    judgement = judged(gemini, sdk=sdk)
+    judgement = judged(gemini)
     assert judgement.scores == {}
     assert set(judgement.missing) == set(CRITERIA)
     assert all("once more" in reason for reason in judgement.missing.values())
@@ -152,7 +151,8 @@ def test_an_unusable_answer_is_asked_for_once_more_and_then_missing(
     assert judgement.usage.calls == 2
 
 
-def test_the_reason_says_what_was_wrong_with_the_answer(server: GeminiServer, gemini: MakeGemini) -> None:
+@pytest.mark.parametrize("sdk", SDKS)
+def test_the_reason_says_what_was_wrong_with_the_answer(server: GeminiServer, gemini: MakeGemini, sdk: str) -> None:
     for reply, words in (
         (gs.truncated(), "cut off"),
         (gs.refusal("SAFETY"), "refused: SAFETY"),
@@ -160,7 +160,7 @@ def test_the_reason_says_what_was_wrong_with_the_answer(server: GeminiServer, ge
         (gs.verdict(identity=11), "identity"),
     ):
         server.script([], then=reply)
-        assert words in judged(gemini).missing["quality"]
+        assert words in judged(gemini, sdk=sdk).missing["quality"]
 
 
 def test_samples_are_averaged_and_their_spread_is_kept(server: GeminiServer, gemini: MakeGemini) -> None:
