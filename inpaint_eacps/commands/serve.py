@@ -37,6 +37,7 @@ def worker(arguments: Arguments) -> ExitCode:
     if arguments.drain is not None:
         sys.stdout.write("\n".join(connect(settings).drain(arguments.drain)) + "\n")
         return ExitCode.OK
+    connect(settings)
     url = cluster_url(settings)
     if arguments.queue is not None:
         return _perform(score_plan(settings, arguments.queue, arguments.workers or _SCORE_THREADS), url, arguments)
