@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image
 
 from orchestrator.metrics_file import CandidateMetrics, Metrics
 from shared.errors import InputError
@@ -23,6 +23,8 @@ _OVERLAY = 1024
 _PREVIEW = 192
 #: More candidates than this are shown by their full images, loaded when scrolled to.
 _EMBEDDED = 96
+#: Width of the mask's outline in pixels.
+_OUTLINE = 2
 _MASK_COLOUR = (255, 64, 96)
 
 
@@ -89,19 +91,23 @@ def _open(artifact: ArtifactRef, read: Read) -> Image.Image | None:
 
 def _small(picture: Image.Image, longest: int) -> Image.Image:
     small = picture.copy()
-    small.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    small.thumbnail((longest, longest), Image.Resampling.HAMMING, reducing_gap=1.5)
     return small
 
 
 def _overlay(mask: Image.Image) -> str:
     """The mask as a tint with a firm outline, transparent elsewhere."""
-    alpha = _small(mask.convert("L"), _OVERLAY)
-    inner = alpha.filter(ImageFilter.MinFilter(5))
-    outline = ImageChops.subtract(alpha, inner)
-    tint = Image.fromarray((np.asarray(inner) > 127).astype(np.uint8) * 84)
-    layer = Image.new("RGBA", alpha.size, (*_MASK_COLOUR, 0))
-    layer.putalpha(ImageChops.lighter(tint, outline))
-    return _uri(layer, lossless=True)
+    inside = np.asarray(_small(mask.convert("L"), _OVERLAY)) > 127
+    padded = np.pad(inside, _OUTLINE)
+    height, width = inside.shape
+    shifts = ((0, 1), (2, 1), (1, 0), (1, 2))
+    inner = np.logical_and.reduce(
+        [padded[_OUTLINE * y : _OUTLINE * y + height, _OUTLINE * x : _OUTLINE * x + width] for y, x in shifts]
+    )
+    layer = np.zeros((height, width, 4), np.uint8)
+    layer[inside] = (*_MASK_COLOUR, 255)
+    layer[inner & inside, 3] = 84
+    return _uri(Image.fromarray(layer), lossless=True)
 
 
 def _preview(init: Image.Image, result: Image.Image | None) -> bytes:
@@ -117,7 +123,7 @@ def _preview(init: Image.Image, result: Image.Image | None) -> bytes:
 
 def _webp(picture: Image.Image, *, lossless: bool) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "WEBP", quality=80, method=2, lossless=lossless, exact=False)
+    picture.save(stream, "WEBP", quality=20 if lossless else 80, method=1, lossless=lossless)
     return stream.getvalue()
 
 
