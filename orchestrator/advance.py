@@ -4,15 +4,15 @@ Each function may be called at any time and any number of times; it does what is
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator import observations, transitions
 from orchestrator.changes import change_candidate, forget, waits
 from orchestrator.context import Context, RunContext
 from orchestrator.finals import Comparison, finalists, next_pairs
 from orchestrator.potential import combine, gate_reason, next_judges
-from orchestrator.records import TaskRecord
-from shared.ledger import Command, Keys, moved, update
+from orchestrator.records import Outstanding, TaskRecord
+from shared.ledger import Command, Guard, Keys, moved, update
 from shared.messages import CandidatesCompared, CompareJob, PublishJob, ScoreJob
 from shared.outcome import TaskOutcome, TaskState
 from shared.queues import PUBLISH
@@ -21,88 +21,126 @@ from shared.types import CRITERIA, Candidate, CandidateState, Failure, Prepared
 logger = logging.getLogger(__name__)
 
 
-def advance(context: Context, run_id: str, task_id: str) -> None:
-    """Do whatever a task needs next."""
-    run, record = context.run(run_id), context.task(run_id, task_id)
-    if run is None or record is None or record.state is not TaskState.SEARCHING or record.prepared is None:
-        return
+def advance(context: Context, run_id: str, task_id: str) -> bool:
+    """Do whatever a task needs next. Returns whether candidates were asked for."""
+    run = context.run(run_id)
+    text = context.ledger.hget(Keys.tasks(run_id), task_id)
+    if run is None or text is None:
+        return False
+    record = TaskRecord.model_validate_json(text)
+    if record.state is not TaskState.SEARCHING or record.prepared is None:
+        return False
     history = context.history(run_id, task_id)
-    scored = [
-        judge(context, run, record, candidate) for candidate in history if candidate.state is CandidateState.GENERATED
+    settled = [
+        judge(context, run, record, candidate.spec.id, _still_generated)
+        for candidate in history
+        if candidate.state is CandidateState.GENERATED and not _asked_for(context, run, record, candidate)
     ]
-    if any(scored):
+    if settled:
         history = context.history(run_id, task_id)
     step = run.search.ask(history)
     if step.specs:
-        _ask(context, run, record, [transitions.asked(spec, context.ledger.now()) for spec in step.specs])
+        now = context.ledger.now()
+        unchanged = Guard(Keys.tasks(run_id), task_id, text)
+        return _ask(context, run, record, [transitions.asked(spec, now) for spec in step.specs], unchanged)
     if step.done and not _finals_open(context, run, record, history):
         _publish(context, run, record)
-
-
-def judge(context: Context, run: RunContext, record: TaskRecord, candidate: Candidate) -> bool:
-    """Ask the judges whose answers are needed next. With all answers in, score it. Returns whether it is scored now."""
-    if candidate.generated is None or record.prepared is None:
-        return False
-    scoring = run.settings.scoring
-    judges = next_judges(candidate.judgements, scoring, run.run.available)
-    if not judges:
-        return _score(context, run, record, candidate)
-    jobs = [
-        ScoreJob(
-            run=run.run.id,
-            task=record.task.id,
-            character_name=record.task.character_name,
-            store=run.run.store,
-            prepared=record.prepared,
-            candidate=candidate.spec.id,
-            attempt=candidate.attempt,
-            image=candidate.generated.image,
-            judge=name,
-            gates=scoring.gates and not candidate.judgements,
-            preview=candidate.spec.is_preview,
-        )
-        for name in judges
-    ]
-    for job in jobs:
-        command, outstanding = context.register(job, run.run.queue_of(job.judge))
-        if context.ledger.compare_and_do(Keys.jobs, job.key, None, [command]):
-            context.send_job(job.key, outstanding)
     return False
 
 
-def _score(context: Context, run: RunContext, record: TaskRecord, candidate: Candidate) -> bool:
+def _still_generated(candidate: Candidate) -> Candidate | None:
+    return candidate if candidate.state is CandidateState.GENERATED else None
+
+
+def _asked_for(context: Context, run: RunContext, record: TaskRecord, candidate: Candidate) -> bool:
+    """Whether all judges whose answers are still needed have been asked."""
+    needed = next_judges(candidate.judgements, run.settings.scoring, run.run.available)
+    keys = [_score_job(run, record, candidate, name).key for name in needed]
+    return bool(keys) and all(context.ledger.read([("HEXISTS", Keys.jobs, key) for key in keys]))
+
+
+def judge(
+    context: Context,
+    run: RunContext,
+    record: TaskRecord,
+    candidate: str,
+    change: Callable[[Candidate], Candidate | None],
+    commands: Callable[[Candidate], Sequence[Command]] = lambda _: (),
+) -> Candidate | None:
+    """Apply `change`, then ask the judges whose answers are needed next, or score it if all are in: in one step.
+
+    `commands` are run in the same step. Returns the candidate as it is now, or `None` if `change` was not for it.
+    """
     scoring, now = run.settings.scoring, context.ledger.now()
+    jobs: dict[str, Outstanding] = {}
 
-    def change(old: Candidate) -> tuple[Candidate, Sequence[Command]] | None:
-        if old.state is not CandidateState.GENERATED or old.judgements != candidate.judgements:
+    def step(old: Candidate) -> tuple[Candidate, Sequence[Command]] | None:
+        jobs.clear()
+        new = change(old)
+        if new is None or new.generated is None or record.prepared is None:
             return None
-        combined = combine(old.judgements, scoring, run.run.available)
-        return transitions.scored(old, combined, now), []
+        names = next_judges(new.judgements, scoring, run.run.available)
+        if not names:
+            return transitions.scored(new, combine(new.judgements, scoring, run.run.available), now), commands(old)
+        follow: list[Command] = [*commands(old)]
+        for name in names:
+            job = _score_job(run, record, new, name)
+            command, jobs[job.key] = context.register(job, run.run.queue_of(name))
+            follow.append(command)
+        return new, follow
 
-    new = change_candidate(context, run.run.id, record.task.id, candidate.spec.id, change)
-    if new is None or new.combined is None:
-        return False
+    new = change_candidate(context, run.run.id, record.task.id, candidate, step)
+    if new is None:
+        return None
+    for key, job in jobs.items():
+        context.send_job(key, job)
+    if new.state is CandidateState.SCORED:
+        _tell(context, run, record, new)
+    return new
+
+
+def _score_job(run: RunContext, record: TaskRecord, candidate: Candidate, name: str) -> ScoreJob:
+    if candidate.generated is None or record.prepared is None:
+        raise ValueError(f"candidate {candidate.spec.id} of task {record.task.id} has no image to be judged")
+    return ScoreJob(
+        run=run.run.id,
+        task=record.task.id,
+        character_name=record.task.character_name,
+        store=run.run.store,
+        prepared=record.prepared,
+        candidate=candidate.spec.id,
+        attempt=candidate.attempt,
+        image=candidate.generated.image,
+        judge=name,
+        gates=run.settings.scoring.gates and not candidate.judgements,
+        preview=candidate.spec.is_preview,
+    )
+
+
+def _tell(context: Context, run: RunContext, record: TaskRecord, candidate: Candidate) -> None:
+    combined = candidate.combined
+    if combined is None:
+        return
     logger.info(
         "candidate %s of task %s: potential %s",
-        new.spec.id,
+        candidate.spec.id,
         record.task.id,
-        new.combined.potential,
+        combined.potential,
         extra={
-            "action": "candidate_scored" if new.combined.potential is not None else "candidate_unscored",
+            "action": "candidate_scored" if combined.potential is not None else "candidate_unscored",
             "run": run.run.id,
             "task": record.task.id,
-            "candidate": new.spec.id,
-            "missing": dict(new.combined.missing),
+            "candidate": candidate.spec.id,
+            "missing": dict(combined.missing),
         },
     )
-    if scoring.on_failure == "fail" and new.combined.missing and gate_reason(new.judgements) is None:
-        reasons = "; ".join(f"{term}: {why}" for term, why in new.combined.missing.items())
+    if run.settings.scoring.on_failure == "fail" and combined.missing and gate_reason(candidate.judgements) is None:
+        reasons = "; ".join(f"{term}: {why}" for term, why in combined.missing.items())
         message = (
-            f"Candidate {new.spec.id} of task {record.task.id} could not be judged ({reasons}), "
+            f"Candidate {candidate.spec.id} of task {record.task.id} could not be judged ({reasons}), "
             "and scoring.on_failure is fail, so the run ends."
         )
         end_run(context, run.run.id, TaskState.FAILED, Failure(kind="scoring", message=message))
-    return True
 
 
 def end_run(context: Context, run_id: str, state: TaskState, failure: Failure | None) -> int:
@@ -115,26 +153,31 @@ def end_run(context: Context, run_id: str, state: TaskState, failure: Failure | 
     return ended
 
 
-def _ask(context: Context, run: RunContext, record: TaskRecord, candidates: Sequence[Candidate]) -> None:
+def _ask(
+    context: Context, run: RunContext, record: TaskRecord, candidates: Sequence[Candidate], unchanged: Guard
+) -> bool:
+    """Enter candidates all at once, unless another orchestrator did it, or the task is over meanwhile."""
     key = Keys.candidates(run.run.id, record.task.id)
+    guards, commands = [unchanged], list[Command]()
     for candidate in candidates:
-        commands: list[Command] = [
-            ("HSET", key, candidate.spec.id, candidate.model_dump_json()),
-            waits(run.run, record, candidate),
-            *moved(Keys.counts(run.run.id), None, f"candidate:{candidate.spec.phase}:{candidate.state}"),
-        ]
-        if context.ledger.compare_and_do(key, candidate.spec.id, None, commands):
-            logger.info(
-                "candidate %s of task %s asked for",
-                candidate.spec.id,
-                record.task.id,
-                extra={
-                    "action": "candidate_asked",
-                    "run": run.run.id,
-                    "task": record.task.id,
-                    "candidate": candidate.spec.id,
-                },
-            )
+        guards.append(Guard(key, candidate.spec.id, None))
+        commands.append(("HSET", key, candidate.spec.id, candidate.model_dump_json()))
+        commands.append(waits(run.run, record, candidate))
+        commands += moved(Keys.counts(run.run.id), None, f"candidate:{candidate.spec.phase}:{candidate.state}")
+    if not context.ledger.compare_and_do(guards, commands):
+        return False
+    logger.info(
+        "%d candidates of task %s asked for",
+        len(candidates),
+        record.task.id,
+        extra={
+            "action": "candidates_asked",
+            "run": run.run.id,
+            "task": record.task.id,
+            "candidates": [candidate.spec.id for candidate in candidates],
+        },
+    )
+    return True
 
 
 def comparisons(context: Context, run_id: str, task_id: str) -> tuple[CandidatesCompared, ...]:
@@ -172,7 +215,7 @@ def _finals_open(context: Context, run: RunContext, record: TaskRecord, history:
             judge=judge_name,
         )
         command, outstanding = context.register(job, run.run.queue_of(judge_name))
-        if context.ledger.compare_and_do(Keys.jobs, job.key, None, [command]):
+        if context.ledger.compare_and_do([Guard(Keys.jobs, job.key, None)], [command]):
             context.send_job(job.key, outstanding)
     return bool(missing)
 

@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 from orchestrator import observations
 from orchestrator.context import Context
 from orchestrator.records import Pending, TaskRecord, pending_score
-from shared.ledger import Command, Keys, moved, update
+from shared.ledger import Command, Keys, Room, moved, update
 from shared.messages import Run, claim_key
 from shared.types import Candidate
 
 Change = Callable[[Candidate], tuple[Candidate, Sequence[Command]] | None]
 
 
-def change_candidate(context: Context, run: str, task: str, candidate: str, change: Change) -> Candidate | None:
+def change_candidate(
+    context: Context, run: str, task: str, candidate: str, change: Change, room: Room | None = None
+) -> Candidate | None:
     """Change one candidate and count it in its new state; returns it as it is now, or `None` if nothing changed."""
 
     def counted(old: Candidate) -> tuple[Candidate, Sequence[Command]] | None:
@@ -23,7 +25,7 @@ def change_candidate(context: Context, run: str, task: str, candidate: str, chan
         counting = [*moved(Keys.counts(run), _state(old), _state(new)), *observations.of_candidate(old, new)]
         return new, [*commands, *counting]
 
-    done = update(context.ledger, Keys.candidates(run, task), candidate, Candidate, counted)
+    done = update(context.ledger, Keys.candidates(run, task), candidate, Candidate, counted, room)
     return done[1] if done else None
 
 

@@ -13,10 +13,11 @@ from shared.artifacts import ArtifactStore
 from shared.celery_app import make_app, sender
 from shared.errors import ConfigurationError, InputError
 from shared.heartbeat import Heartbeat, live_devices
+from shared.inbox import post
 from shared.ledger import Command, Keys, Ledger
 from shared.messages import Nudge, Run, stable_hash
 from shared.outcome import TaskOutcome, TaskState
-from shared.queues import COLLECT_TASK, ORCHESTRATOR, device_queue
+from shared.queues import device_queue
 from shared.settings import Settings
 from shared.types import Failure, Frozen, Task
 
@@ -40,7 +41,7 @@ class Client:
     def __init__(self, url: str, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
         self.ledger = Ledger(url)
-        self._app = make_app(url, "client")
+        self._app = make_app(url, dispatch=self._settings.dispatch)
         self._send = sender(self._app)
         self._context = Context(self.ledger, self._send, self._settings.dispatch)
 
@@ -88,7 +89,7 @@ class Client:
         store.write(manifest_name(run.id), manifest.model_dump_json(indent=1).encode())
         self._enter(run, accepted)
         for task in accepted[:1]:
-            self._nudge(run.id, task.id)
+            post(self.ledger, self._send, Nudge(run=run.id, task=task.id))
         logger.info("%d tasks submitted", len(accepted), extra={"action": "run_submitted", "run": run.id})
         return Submitted(run=run.id, accepted=tuple(task.id for task in accepted), refused=refused)
 
@@ -121,12 +122,6 @@ class Client:
             self.ledger.do(commands)
         if tasks:
             self.ledger.do([("ZADD", Keys.waiting_runs, -run.priority, run.id)])
-
-    def _nudge(self, run_id: str, task_id: str) -> None:
-        event = Nudge(run=run_id, task=task_id)
-        self._send(
-            COLLECT_TASK, ORCHESTRATOR, {"event": event.model_dump(mode="json")}, f"nudge-{run_id}", f"run={run_id}"
-        )
 
     def run(self, run_id: str) -> Run:
         """A run by its id. Raises InputError when the broker knows none of that id."""

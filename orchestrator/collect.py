@@ -96,26 +96,26 @@ def _prepared(context: Context, event: TaskPrepared) -> bool:
 
 
 def _generated(context: Context, event: CandidateGenerated) -> bool:
-    run, record = context.run(event.run), context.task(event.run, event.task)
+    run, record = context.run(event.run), context.searching(event.run, event.task)
     if run is None or record is None:
         return False
     now = context.ledger.now()
-
-    def change(old: Candidate) -> tuple[Candidate, Sequence[Command]] | None:
-        new = transitions.generated(old, event.attempt, event.generated, event.reused, now)
-        return (new, forget(event.run, record, old)) if new else None
-
-    new = change_candidate(context, event.run, event.task, event.candidate, change)
+    new = judge(
+        context,
+        run,
+        record,
+        event.candidate,
+        lambda old: transitions.generated(old, event.attempt, event.generated, event.reused, now),
+        lambda old: forget(event.run, record, old),
+    )
     if new is None:
         # Perhaps the event comes a second time because an orchestrator died over the first.
         advance(context, event.run, event.task)
-        return False
-    judge(context, run, record, new)
-    return True
+    return new is not None
 
 
 def _failed(context: Context, event: CandidateFailed) -> bool:
-    run, record = context.run(event.run), context.task(event.run, event.task)
+    run, record = context.run(event.run), context.searching(event.run, event.task)
     if run is None or record is None:
         return False
     now, most = context.ledger.now(), run.settings.dispatch.max_attempts
@@ -154,23 +154,24 @@ def _failed(context: Context, event: CandidateFailed) -> bool:
 
 
 def _judged(context: Context, event: CandidateJudged) -> bool:
-    run, record = context.run(event.run), context.task(event.run, event.task)
+    run, record = context.run(event.run), context.searching(event.run, event.task)
     if run is None or record is None:
         return False
     key = f"score:{event.run}:{event.task}:{event.candidate}:{event.attempt}:{event.judge}"
-
-    def change(old: Candidate) -> tuple[Candidate, Sequence[Command]] | None:
-        new = transitions.judged(old, event.attempt, event.judgements)
-        return (new, [("HDEL", Keys.jobs, key), ("HDEL", Keys.claims, key)]) if new else None
-
-    new = change_candidate(context, event.run, event.task, event.candidate, change)
+    answered: list[Command] = [("HDEL", Keys.jobs, key), ("HDEL", Keys.claims, key)]
+    new = judge(
+        context,
+        run,
+        record,
+        event.candidate,
+        lambda old: transitions.judged(old, event.attempt, event.judgements),
+        lambda _: answered,
+    )
     if new is None:
-        context.ledger.do([("HDEL", Keys.jobs, key), ("HDEL", Keys.claims, key)])
+        context.ledger.do(answered)
+    if new is None or new.state is CandidateState.SCORED:
         advance(context, event.run, event.task)
-        return False
-    if judge(context, run, record, new):
-        advance(context, event.run, event.task)
-    return True
+    return new is not None
 
 
 def _compared(context: Context, event: CandidatesCompared) -> bool:

@@ -34,6 +34,7 @@ class Context:
     send: Send
     dispatch: DispatchSettings
     _runs: dict[str, RunContext] = field(default_factory=dict)
+    _tasks: dict[str, TaskRecord] = field(default_factory=dict)
 
     def run(self, run_id: str) -> RunContext | None:
         """A run by its id; `None` when the broker has forgotten it (its data was wiped)."""
@@ -54,6 +55,18 @@ class Context:
         """A task's record as it stands."""
         text = self.ledger.hget(Keys.tasks(run_id), task_id)
         return TaskRecord.model_validate_json(text) if text else None
+
+    def searching(self, run_id: str, task_id: str) -> TaskRecord | None:
+        """A task's record as it was when its search began: what it is and in which order never changes afterwards."""
+        key = f"{run_id}|{task_id}"
+        known = self._tasks.get(key)
+        if known is None:
+            known = self.task(run_id, task_id)
+            if known is not None and known.prepared is not None:
+                self._tasks[key] = known
+                while len(self._tasks) > 1024:
+                    self._tasks.pop(next(iter(self._tasks)))
+        return known
 
     def candidate(self, run_id: str, task_id: str, candidate_id: str) -> Candidate | None:
         """A candidate as it stands."""

@@ -1,25 +1,23 @@
 """Late binding: which pending candidate goes to which device, decided only when the device has room."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator import transitions
 from orchestrator.changes import change_candidate
 from orchestrator.context import Context
 from orchestrator.records import Pending, TaskRecord
-from shared.heartbeat import DeviceState, Heartbeat, live_devices
-from shared.ledger import Command, Keys
+from shared.heartbeat import DeviceState, Heartbeat
+from shared.ledger import Command, Keys, Room
 from shared.messages import GenerateJob, generation_key, inputs_key
 from shared.queues import GENERATE_TASK, device_queue
-from shared.types import Candidate, Start
+from shared.types import Candidate, CandidateState, Start
 
 logger = logging.getLogger(__name__)
 
-_LOCK = "dispatch"
-_LOCK_SECONDS = 5.0
-#: How far down the pending set to look for a candidate that suits a device better than the very first.
-_WINDOW = 64
+#: How far down the pending set to look, at most, for candidates to give out at once.
+_WINDOW = 256
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Room:
+class DeviceRoom:
     """A device that takes work: how much more it may hold, how much it holds, and the tasks it has encoded."""
 
     device: str
@@ -47,7 +45,7 @@ class Room:
     warm: frozenset[str]
 
 
-def plan(waiting: Sequence[Waiting], rooms: Sequence[Room]) -> list[tuple[Waiting, str]]:
+def plan(waiting: Sequence[Waiting], rooms: Sequence[DeviceRoom]) -> list[tuple[Waiting, str]]:
     """Give candidates to devices, in order of urgency, the emptiest device first.
 
     Among equally urgent candidates a device gets one whose task it has encoded already, else one whose task nobody
@@ -66,7 +64,7 @@ def plan(waiting: Sequence[Waiting], rooms: Sequence[Room]) -> list[tuple[Waitin
             able = [one for one in left if one.generator in known[device].generators]
             if not able:
                 continue
-            peers = [one for one in able[:_WINDOW] if one.urgency == able[0].urgency]
+            peers = [one for one in able if one.urgency == able[0].urgency]
             elsewhere = set().union(*(tasks for name, tasks in warm.items() if name != device))
             chosen = next(
                 (one for one in peers if one.task in warm[device]),
@@ -88,50 +86,43 @@ def plan(waiting: Sequence[Waiting], rooms: Sequence[Room]) -> list[tuple[Waitin
 def pump(context: Context) -> int:
     """Give pending candidates to devices that have room. Returns how many were given out.
 
-    One process at a time does it; a process that finds it being done leaves word, so that nothing is left lying.
+    Several processes may do so at once: a candidate is given to one device only, and none beyond its depth.
     """
-    given, again = 0, _LOCK + "-again"
-    for _ in range(2):
-        while context.ledger.try_lock(_LOCK, _LOCK_SECONDS):
-            try:
-                context.ledger.unlock(again)
-                given += _pump(context)
-            finally:
-                context.ledger.unlock(_LOCK)
-            if not context.ledger.redis.exists(Keys.lock(again)):
-                return given
-        context.ledger.try_lock(again, _LOCK_SECONDS)
-    return given
-
-
-def _pump(context: Context) -> int:
-    if not context.ledger.redis.exists(Keys.pending):
+    ledger = context.ledger
+    found, names, drains = ledger.read(
+        [
+            ("ZRANGE", Keys.pending, 0, _WINDOW - 1, "WITHSCORES"),
+            ("SMEMBERS", Keys.devices),
+            ("SMEMBERS", Keys.drains),
+        ]
+    )
+    if not found or not names:
         return 0
-    rooms = _rooms(context, live_devices(context.ledger))
-    places = sum(room.free for room in rooms)
-    if not places:
+    rooms = _rooms(context, sorted(names), set(drains))
+    if not rooms:
         return 0
-    waiting = _waiting(context, places + _WINDOW)
-    return sum(_dispatch(context, one, device) for one, device in plan(waiting, rooms))
+    return sum(_dispatch(context, one, device) for one, device in plan(_waiting(context, found), rooms))
 
 
-def _rooms(context: Context, devices: Mapping[str, Heartbeat | None]) -> list[Room]:
-    depth = context.dispatch.depth
-    ready = [beat for beat in devices.values() if beat is not None and beat.state is DeviceState.READY]
-    if not ready:
-        return []
-    draining = {str(name) for name in context.ledger.redis.smembers(Keys.drains)}
-    ready = [beat for beat in ready if beat.device not in draining and beat.host not in draining]
-    loads = context.ledger.do([("HLEN", Keys.load(beat.device)) for beat in ready])
-    return [
-        Room(beat.device, depth - int(load), int(load), frozenset(beat.generators), frozenset(beat.warm))
-        for beat, load in zip(ready, loads, strict=True)
-        if int(load) < depth
-    ]
+def _rooms(context: Context, names: Sequence[str], drains: set[str]) -> list[DeviceRoom]:
+    answers = context.ledger.read(
+        [
+            ("MGET", *(Keys.device(name) for name in names)),
+            *(("HLEN", Keys.load(name)) for name in names),
+        ]
+    )
+    depth, rooms = context.dispatch.depth, []
+    for text, load in zip(answers[0], answers[1:], strict=True):
+        if text is None or int(load) >= depth:
+            continue
+        beat = Heartbeat.model_validate_json(text)
+        if beat.state is DeviceState.READY and not drains & {beat.device, beat.host}:
+            held = int(load)
+            rooms.append(DeviceRoom(beat.device, depth - held, held, frozenset(beat.generators), frozenset(beat.warm)))
+    return rooms
 
 
-def _waiting(context: Context, most: int) -> list[Waiting]:
-    found: list[tuple[str, float]] = context.ledger.redis.zrange(Keys.pending, 0, most - 1, withscores=True)  # type: ignore[assignment]
+def _waiting(context: Context, found: Sequence[tuple[str, float]]) -> list[Waiting]:
     waiting = []
     for member, urgency in found:
         pending = Pending.parse(member)
@@ -142,7 +133,7 @@ def _waiting(context: Context, most: int) -> list[Waiting]:
         generator = run.run.generator
         if pending.candidate.startswith("r"):
             generator = _own_generator(context, pending) or generator
-        waiting.append(Waiting(pending, urgency, generator))
+        waiting.append(Waiting(pending, float(urgency), generator))
     return waiting
 
 
@@ -153,7 +144,7 @@ def _own_generator(context: Context, pending: Pending) -> str | None:
 
 def _dispatch(context: Context, waiting: Waiting, device: str) -> int:
     pending, now = waiting.pending, context.ledger.now()
-    run, record = context.run(pending.run), context.task(pending.run, pending.task)
+    run, record = context.run(pending.run), context.searching(pending.run, pending.task)
     if run is None or record is None or record.prepared is None:
         context.ledger.do([("ZREM", Keys.pending, pending.member)])
         return 0
@@ -164,9 +155,10 @@ def _dispatch(context: Context, waiting: Waiting, device: str) -> int:
             return None
         return new, [("ZREM", Keys.pending, pending.member), ("HSET", Keys.load(device), pending.member, now)]
 
-    candidate = change_candidate(context, pending.run, pending.task, pending.candidate, change)
+    room = Room(Keys.load(device), context.dispatch.depth)
+    candidate = change_candidate(context, pending.run, pending.task, pending.candidate, change, room)
     if candidate is None:
-        context.ledger.do([("ZREM", Keys.pending, pending.member)])
+        _tidy(context, pending)
         return 0
     job = _job(context, waiting, record, candidate, device)
     context.send(
@@ -191,6 +183,13 @@ def _dispatch(context: Context, waiting: Waiting, device: str) -> int:
         },
     )
     return 1
+
+
+def _tidy(context: Context, pending: Pending) -> None:
+    """Take a member out of the pending set that waits for nothing any more."""
+    candidate = context.candidate(pending.run, pending.task, pending.candidate)
+    if candidate is None or candidate.state is not CandidateState.PENDING:
+        context.ledger.do([("ZREM", Keys.pending, pending.member)])
 
 
 def _job(context: Context, waiting: Waiting, record: TaskRecord, candidate: Candidate, device: str) -> GenerateJob:

@@ -11,9 +11,9 @@ from orchestrator.context import Context
 from orchestrator.dispatch import pump
 from orchestrator.records import Outstanding, Pending
 from shared.heartbeat import DeviceState, Heartbeat, live_devices, live_helpers
-from shared.ledger import Command, Keys
+from shared.ledger import Command, Guard, Keys
 from shared.messages import CandidateFailed, claim_key
-from shared.queues import ORCHESTRATOR, device_queue
+from shared.queues import device_queue
 from shared.types import Candidate, CandidateState, Failure
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Reconciler:
                 self._lost(device, member, f"its worker process on {device} died")
             elif claim not in busy_with:
                 first = self._unmentioned.setdefault(claim, now)
-                if now - first > lost_after and not ledger.redis.llen(ORCHESTRATOR):
+                if now - first > lost_after and not ledger.redis.llen(Keys.inbox):
                     self._lost(device, member, f"device {device} no longer knows of it")
                 continue
             self._unmentioned.pop(claim, None)
@@ -162,7 +162,7 @@ class Reconciler:
     def _send_again(self, key: str, text: str, job: Outstanding, now: float) -> None:
         new = job.model_copy(update={"sent": now, "tries": job.tries + 1})
         commands: list[Command] = [("HSET", Keys.jobs, key, new.model_dump_json()), ("HDEL", Keys.claims, key)]
-        if self._context.ledger.compare_and_do(Keys.jobs, key, text, commands):
+        if self._context.ledger.compare_and_do([Guard(Keys.jobs, key, text)], commands):
             self._context.send_job(key, new)
             logger.warning("%s sent again", key, extra={"action": "job_sent_again", "job": key, "tries": new.tries})
 

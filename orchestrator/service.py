@@ -20,12 +20,13 @@ from orchestrator.metrics_file import TaskHistory
 from orchestrator.publish import publish
 from orchestrator.reconcile import Reconciler
 from shared.artifacts import ArtifactStore
-from shared.celery_app import make_app, sender
+from shared.celery_app import make_app, sender, worker_arguments
 from shared.claims import claim
 from shared.errors import InpaintError, Retryable
 from shared.heartbeat import HelperBeat, Pulse, new_incarnation
+from shared.inbox import drain
 from shared.ledger import Keys, Ledger
-from shared.messages import EVENT, CandidateGenerated, CandidateJudged, PublishJob, result_key
+from shared.messages import Event, Nudge, PublishJob, TaskPrepared, result_key
 from shared.outcome import TaskState
 from shared.queues import COLLECT_TASK, ORCHESTRATOR, PUBLISH, PUBLISH_TASK
 from shared.settings import Settings
@@ -40,7 +41,7 @@ class Orchestrator:
     """Holds what lives as long as the process."""
 
     def __init__(self, url: str, settings: Settings) -> None:
-        self.app: Celery = make_app(url, "orchestrator", _QUEUES, events=settings.dispatch.events)
+        self.app: Celery = make_app(url, _QUEUES, settings.dispatch)
         self.ledger = Ledger(url)
         self.context = Context(self.ledger, sender(self.app), settings.dispatch)
         self.incarnation = new_incarnation()
@@ -71,13 +72,15 @@ class Orchestrator:
         self._stop.set()
         self._pulse.stop()
 
-    def collect(self, event: dict[str, Any]) -> None:
-        """Celery task: process one event, then hand out work where there is room."""
-        parsed = EVENT.validate_python(event)
-        collect(self.context, parsed)
-        if not isinstance(parsed, CandidateJudged | CandidateGenerated):
+    def collect(self) -> None:
+        """Celery task: process the events that have come in, and hand out work where there is room."""
+        drain(self.ledger, self._process, lambda: pump(self.context))
+
+    def _process(self, event: Event) -> None:
+        collect(self.context, event)
+        if isinstance(event, TaskPrepared | Nudge):
+            # Its task may be over at once (bad input, done before), so that there is room for another.
             admit(self.context)
-        pump(self.context)
 
     def publish(self, job: dict[str, Any]) -> None:
         """Celery task: write a task's results, then take up the next."""
@@ -133,6 +136,7 @@ class Orchestrator:
     def _reconcile(self) -> None:
         while not self._stop.wait(self._interval):
             try:
+                self.collect()
                 self._reconciler.once()
             except (RedisError, InpaintError) as error:
                 logger.warning("reconciling put off: %s", error, extra={"action": "reconcile_failed"})
@@ -159,11 +163,5 @@ def serve(url: str, settings: Settings, concurrency: int = 2) -> None:
         orchestrator.stop()
 
     name = f"orchestrator@{socket.gethostname()}-{os.getpid()}"
-    orchestrator.app.worker_main(
-        [
-            "--quiet",
-            "worker",
-            *("--pool", "threads", "--concurrency", str(concurrency), "--queues", ",".join(_QUEUES)),
-            *("--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
-        ]
-    )
+    arguments = worker_arguments(name, "threads", concurrency, _QUEUES, settings.dispatch.events)
+    orchestrator.app.worker_main(arguments)

@@ -14,20 +14,20 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 
 from shared.errors import BrokerUnreachable
+from shared.settings.dispatch import DispatchSettings
 
 logger = logging.getLogger(__name__)
 
-#: How long a role may keep a message before the broker gives it to another process of that role, in seconds. Each role
-#: has its own set of unacknowledged messages, so a short time for events does not touch hour-long generations.
-_VISIBILITY = {"orchestrator": 20.0, "score": 900.0, "device": 21600.0, "client": 21600.0}
 
+def make_app(url: str, queues: Iterable[str] = (), dispatch: DispatchSettings | None = None) -> Celery:
+    """A Celery app that knows `queues`; declared queues are what Flower shows. JSON is the only format accepted.
 
-def make_app(url: str, role: str, queues: Iterable[str] = (), events: bool = True) -> Celery:
-    """A Celery app for one `role` (`orchestrator`, `score`, `device`, `client`) that knows `queues`.
-
-    Declared queues are what Flower shows. JSON is the only format accepted.
+    The broker's own redelivery waits for the visibility timeout, which is above the longest job: reconciling is what
+    recovers, and a message that comes late is refused by its claim.
     """
-    app = Celery(f"inpaint-eacps-{role}", broker=url, set_as_current=False)
+    dispatch = dispatch or DispatchSettings()
+    events = dispatch.events
+    app = Celery("inpaint-eacps", broker=url, set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
@@ -41,16 +41,11 @@ def make_app(url: str, role: str, queues: Iterable[str] = (), events: bool = Tru
         worker_hijack_root_logger=False,
         worker_enable_remote_control=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_proc_alive_timeout=1800.0,
+        worker_proc_alive_timeout=dispatch.load_timeout,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": _VISIBILITY[role],
-            "unacked_key": f"eacps:unacked:{role}",
-            "unacked_index_key": f"eacps:unacked_index:{role}",
-            "unacked_mutex_key": f"eacps:unacked_mutex:{role}",
-            "unacked_restore_interval": 2,
-            "unacked_restore_throttle": 1,
+            "visibility_timeout": dispatch.visibility_timeout,
             "socket_timeout": 20,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -70,6 +65,17 @@ setup_logging.connect(keep_logging)
 
 
 Send = Callable[[str, str, Mapping[str, Any], str, str], None]
+
+
+def worker_arguments(name: str, pool: str, concurrency: int, queues: Iterable[str], events: bool) -> list[str]:
+    """What to tell Celery's `worker_main`. Gossip and mingle only serve Celery's own coordination."""
+    return [
+        "--quiet",
+        "worker",
+        *("--hostname", name, "--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(queues)),
+        *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
+        *(() if events else ("--without-heartbeat",)),
+    ]
 
 
 def sender(app: Celery) -> Send:

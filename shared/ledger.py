@@ -8,6 +8,7 @@ twice or late, without harm. What a change means is decided elsewhere, by pure f
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import redis
@@ -26,11 +27,32 @@ Model = TypeVar("Model", bound=Frozen)
 Command = tuple[str | int | float, ...]
 
 _COMPARE_AND_DO = """
-local found = redis.call('HGET', KEYS[1], ARGV[1])
-if (found or '') ~= ARGV[2] then return 0 end
-for _, command in ipairs(cjson.decode(ARGV[3])) do redis.call(unpack(command)) end
+local guards = #KEYS
+for i = 1, guards do
+  if (redis.call('HGET', KEYS[i], ARGV[2 * i - 1]) or '') ~= ARGV[2 * i] then return 0 end
+end
+local room = ARGV[2 * guards + 2]
+if room ~= '' and redis.call('HLEN', room) >= tonumber(ARGV[2 * guards + 3]) then return 0 end
+for _, command in ipairs(cjson.decode(ARGV[2 * guards + 1])) do redis.call(unpack(command)) end
 return 1
 """
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Hash `key` must hold `expected` at `field`; `None` means that it must hold nothing there."""
+
+    key: str
+    field: str
+    expected: str | None
+
+
+@dataclass(frozen=True)
+class Room:
+    """Hash `key` must hold fewer than `most` fields."""
+
+    key: str
+    most: int
 
 
 class Keys:
@@ -58,6 +80,8 @@ class Keys:
     #: Hash: what was counted for Prometheus, see `orchestrator.observations`.
     observations = PREFIX + "observations"
     sequence = PREFIX + "sequence"
+    #: List of events that the orchestrator has not processed.
+    inbox = PREFIX + "inbox"
 
     @staticmethod
     def run(run: str) -> str:
@@ -151,11 +175,22 @@ class Ledger:
             self._skew = (seconds + micros / 1e6 - monotonic, monotonic)
         return self._skew[0] + monotonic
 
-    def compare_and_do(self, key: str, field: str, expected: str | None, commands: Sequence[Command]) -> bool:
-        """Run `commands` atomically if hash `key` holds `expected` at `field` (`None`: nothing); else do nothing."""
+    def compare_and_do(self, guards: Sequence[Guard], commands: Sequence[Command], room: Room | None = None) -> bool:
+        """Run `commands` atomically if all guards hold; else do nothing."""
         words = [[_word(word) for word in command] for command in commands]
-        done = self._script(keys=[key], args=[field, expected or "", json.dumps(words)])
+        args = [word for guard in guards for word in (guard.field, guard.expected or "")]
+        done = self._script(
+            keys=[guard.key for guard in guards],
+            args=[*args, json.dumps(words), room.key if room else "", room.most if room else 0],
+        )
         return bool(done)
+
+    def read(self, commands: Iterable[Command]) -> list[Any]:
+        """Run `commands` in one round trip, each on its own."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            return pipe.execute()
 
     def do(self, commands: Iterable[Command]) -> list[Any]:
         """Run `commands` in one transaction."""
@@ -191,12 +226,13 @@ def update(
     field: str,
     model: type[Model],
     change: Callable[[Model], tuple[Model, Sequence[Command]] | None],
+    room: Room | None = None,
 ) -> tuple[Model, Model] | None:
     """Change one record by a pure function, and run what follows from it in the same atomic step.
 
     `change` gets the record as it stands and returns the new one with further commands, or `None` for "nothing to do".
-    Returns old and new, or `None` when there is no such record or nothing to do. Tries again when another process was
-    faster.
+    Returns old and new, or `None` when there is no such record, nothing to do, or no `room`. Tries again when another
+    process was faster.
     """
     for _ in range(100):
         text = ledger.hget(key, field)
@@ -207,8 +243,11 @@ def update(
         if changed is None:
             return None
         new, commands = changed
-        if ledger.compare_and_do(key, field, text, [("HSET", key, field, new.model_dump_json()), *commands]):
+        commands = [("HSET", key, field, new.model_dump_json()), *commands]
+        if ledger.compare_and_do([Guard(key, field, text)], commands, room):
             return old, new
+        if room is not None and int(ledger.redis.hlen(room.key)) >= room.most:
+            return None
     raise InpaintError(
         f"{key} {field} changed 100 times while it was being updated; is another system using this Redis?"
     )

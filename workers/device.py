@@ -20,19 +20,20 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from redis.exceptions import RedisError
 
 from shared.artifacts import candidate_extra_name, candidate_image_name, candidate_record_name
-from shared.celery_app import make_app, sender
+from shared.celery_app import make_app, sender, worker_arguments
 from shared.errors import Cancelled, DeviceError, DeviceLost, InpaintError, Retryable
 from shared.heartbeat import DeviceState, Heartbeat, Pulse, new_incarnation
 from shared.images import encode_png
+from shared.inbox import post
 from shared.ledger import Keys, Ledger
 from shared.lifeline import die_with_parent
-from shared.messages import CandidateFailed, CandidateGenerated, GenerateJob, GenerationRecord, claim_key
-from shared.queues import COLLECT_TASK, GENERATE_TASK, ORCHESTRATOR, device_queue
+from shared.messages import CandidateFailed, CandidateGenerated, GenerateJob, GenerationRecord, claim_key, stable_hash
+from shared.queues import GENERATE_TASK, device_queue
 from shared.settings import Settings
 from shared.types import ArtifactRef, Candidate, CandidateState, Failure, Generated
 from workers.generation.base import GeneratedImage, GenerationRequest, Generator, Parent
 from workers.generation.registry import make_generator
-from workers.inputs import Inputs, read_rgb
+from workers.inputs import Inputs, Recent, read_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class DeviceWorker:
     def __init__(self, url: str, settings: Settings, plan: DevicePlan) -> None:
         self._settings, self._plan = settings, plan
         self._ledger, self._inputs = Ledger(url), Inputs()
-        self._send = sender(make_app(url, "client"))
+        self._send = sender(make_app(url, dispatch=settings.dispatch))
         self.incarnation = new_incarnation()
         self._state = DeviceState.LOADING
         self._current: GenerateJob | None = None
@@ -71,6 +72,7 @@ class DeviceWorker:
         self._writing: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
         self._writer = threading.Thread(target=self._write, name="writer", daemon=True)
         self._generators: dict[str, Generator] = {}
+        self._runs: Recent[tuple[str, Settings]] = Recent(16)
         self._pulse = Pulse(
             Ledger(url),
             Keys.device(plan.name),
@@ -123,8 +125,7 @@ class DeviceWorker:
             if record is not None:
                 self._report(CandidateGenerated(**_address(job), generated=record.generated, reused=True))
                 return
-            run_settings = self._run_settings(job)
-            generator = self._generator(job.generator, run_settings)
+            generator = self._generator_of(job)
             request = self._request(job)
             begun = time.monotonic()
             made = generator.generate(request, self)
@@ -195,15 +196,21 @@ class DeviceWorker:
                 )
         return None
 
-    def _run_settings(self, job: GenerateJob) -> Settings:
-        text = self._ledger.redis.get(Keys.run(job.run))
+    def _generator_of(self, job: GenerateJob) -> Generator:
+        """The generator that a run asks for, loaded. Raises Cancelled when the run was forgotten."""
+        key, settings = self._runs.get(job.run, lambda: self._run_settings(job.run))
+        return self._generator(job.generator, settings, key)
+
+    def _run_settings(self, run: str) -> tuple[str, Settings]:
+        text = self._ledger.redis.get(Keys.run(run))
         if text is None:
             raise Cancelled("The run is not in the ledger any more.")
-        return Settings.model_validate(json.loads(str(text))["settings"])
+        settings = Settings.model_validate(json.loads(str(text))["settings"])
+        return stable_hash(settings.generation.model_dump(mode="json")), settings
 
-    def _generator(self, name: str, settings: Settings) -> Generator:
+    def _generator(self, name: str, settings: Settings, section: str | None = None) -> Generator:
         """The generator for these settings; loaded if it is another than the last."""
-        section = settings.generation.model_dump_json()
+        section = section or stable_hash(settings.generation.model_dump(mode="json"))
         key = f"{name}:{section}"
         if key not in self._generators:
             # Two models seldom fit on one device: the other of the same name goes first.
@@ -295,9 +302,7 @@ class DeviceWorker:
         self._report(CandidateFailed(**_address(job), failure=failure, retryable=retryable))
 
     def _report(self, event: CandidateGenerated | CandidateFailed) -> None:
-        shown = f"task={event.task} candidate={event.candidate} {event.kind}"
-        message_id = f"{event.kind}-{event.run}-{event.task}-{event.candidate}-{event.attempt}"
-        self._send(COLLECT_TASK, ORCHESTRATOR, {"event": event.model_dump(mode="json")}, message_id, shown)
+        post(self._ledger, self._send, event)
 
     def _write(self) -> None:
         while (work := self._writing.get()) is not None:
@@ -358,8 +363,7 @@ def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
     """
     Ledger(url).ping()
     own_queue = device_queue(plan.name)
-    app = make_app(url, "device", [own_queue], events=settings.dispatch.events)
-    app.conf.worker_proc_alive_timeout = settings.dispatch.load_timeout
+    app = make_app(url, [own_queue], settings.dispatch)
     state: dict[str, DeviceWorker] = {}
 
     def generate(job: dict[str, Any]) -> None:
@@ -396,15 +400,8 @@ def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
 
     Ledger(url).do([("SREM", Keys.drains, plan.name), ("HDEL", Keys.refused, plan.name)])
     with contextlib.suppress(SystemExit):
-        app.worker_main(
-            [
-                "--quiet",
-                "worker",
-                *("--pool", "prefork", "--concurrency", "1", "--queues", own_queue),
-                *("--hostname", f"{own_queue}@{socket.gethostname()}", "--loglevel", "WARNING"),
-                *("--without-gossip", "--without-mingle"),
-            ]
-        )
+        name = f"{own_queue}@{socket.gethostname()}"
+        app.worker_main(worker_arguments(name, "prefork", 1, [own_queue], settings.dispatch.events))
     refused = Ledger(url).hget(Keys.refused, plan.name)
     if refused:
         raise DeviceError(refused)

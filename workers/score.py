@@ -6,16 +6,17 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import redis
 from celery.signals import worker_ready, worker_shutdown
 
 from shared.artifacts import ArtifactMissing, ArtifactStore
-from shared.celery_app import make_app, sender
+from shared.celery_app import make_app, sender, worker_arguments
 from shared.claims import claim
 from shared.errors import BrokerUnreachable, Permanent, Retryable
 from shared.heartbeat import HelperBeat, Pulse, new_incarnation
+from shared.inbox import post
 from shared.ledger import Keys, Ledger
 from shared.messages import (
     CandidateJudged,
@@ -27,9 +28,7 @@ from shared.messages import (
     stable_hash,
 )
 from shared.queues import (
-    COLLECT_TASK,
     COMPARE_TASK,
-    ORCHESTRATOR,
     PREPARE,
     PREPARE_TASK,
     SCORE,
@@ -39,14 +38,15 @@ from shared.settings import Settings
 from shared.types import ArtifactRef, Judgement
 from workers.generation.base import TaskImages
 from workers.inputs import Inputs, Recent, read_rgb
+from workers.preparation.access import LabelStudioAccess
 from workers.preparation.fetch import Fetcher
 from workers.preparation.job import prepare_task
 from workers.scoring.base import Comparer, Scorer, ScoreRequest
 from workers.scoring.cache import JudgementCache
 from workers.scoring.context import ScoringContext
 from workers.scoring.gate import GateLimits, check_gates
-from workers.scoring.judging import compare_both, judge_one
-from workers.scoring.registry import criteria_of, make_scorer
+from workers.scoring.judging import compare_two, judge_one
+from workers.scoring.registry import criteria_of, make_comparer, make_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,12 @@ class ScoreWorker:
         self._settings, self._queues = settings, tuple(queues)
         self._ledger, self._inputs = Ledger(url), Inputs(tasks=32)
         self._redis: redis.Redis = redis.Redis.from_url(url, socket_timeout=20, socket_connect_timeout=5)
-        self._fetcher = Fetcher(settings.input)
+        self._fetcher = Fetcher(settings.input, LabelStudioAccess.from_environment(os.environ))
         self.incarnation = new_incarnation()
-        self.app = make_app(url, "score", queues, events=settings.dispatch.events)
+        self.app = make_app(url, queues, settings.dispatch)
         self._send = sender(self.app)
         self._scorers: Recent[Scorer] = Recent(16)
+        self._comparers: Recent[Comparer] = Recent(16)
         self._runs: Recent[Settings] = Recent(16)
         self._loading = threading.Lock()
         self._pulse = Pulse(
@@ -116,8 +117,7 @@ class ScoreWorker:
             logger.warning("%s put off: %s", key, error, extra={"action": "job_put_off", "job": key})
             self._ledger.do([("HDEL", Keys.claims, key)])
             return
-        shown = f"task={event.task} {event.kind}"
-        self._send(COLLECT_TASK, ORCHESTRATOR, {"event": event.model_dump(mode="json")}, f"done-{key}", shown)
+        post(self._ledger, self._send, event)
 
     def _judged(self, job: ScoreJob) -> CandidateJudged:
         settings = self._run_settings(job.run)
@@ -162,11 +162,10 @@ class ScoreWorker:
         images = self._inputs.task(job.store, job.task, job.character_name, job.prepared)
         first = _request(job.run, job.first, images, store, job.first_image)
         second = _request(job.run, job.second, images, store, job.second_image)
+        context = self._context(job.run, store)
         try:
-            scorer = self._scorer(job.judge, job.run, settings, self._context(job.run, store))
-            if not hasattr(scorer, "compare"):
-                raise Permanent(f"{job.judge} cannot compare two candidates; set scoring.finals: off.")
-            said = compare_both(cast(Comparer, scorer), first, second)
+            comparer = self._comparer(job.judge, job.run, settings, context)
+            said = compare_two(comparer, first, second, JudgementCache(context))
             preference, reason = said.value, said.words
         except Permanent as error:
             preference, reason = None, str(error)
@@ -201,6 +200,15 @@ class ScoreWorker:
         # One at a time: a model is never loaded twice because two threads wanted it.
         with self._loading:
             return self._scorers.get(f"{run}:{name}", make)
+
+    def _comparer(self, name: str, run: str, settings: Settings, context: ScoringContext) -> Comparer:
+        def make() -> Comparer:
+            comparer = make_comparer(name, settings, context)
+            comparer.load()
+            return comparer
+
+        with self._loading:
+            return self._comparers.get(f"{run}:{name}", make)
 
     def _run_settings(self, run: str) -> Settings:
         def read() -> Settings:
@@ -251,11 +259,4 @@ def serve(url: str, settings: Settings, queues: Sequence[str] = DEFAULT_QUEUES, 
         worker.stop()
 
     name = f"score@{socket.gethostname()}-{os.getpid()}"
-    worker.app.worker_main(
-        [
-            "--quiet",
-            "worker",
-            *("--pool", "threads", "--concurrency", str(concurrency), "--queues", ",".join(queues)),
-            *("--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
-        ]
-    )
+    worker.app.worker_main(worker_arguments(name, "threads", concurrency, queues, settings.dispatch.events))
