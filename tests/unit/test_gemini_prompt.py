@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,6 +22,7 @@ from workers.scoring.transport import retry_delay, takes_sampling
 _NUMBERS = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=5))
 
 
+@hypothesis_settings(deadline=None)
 @given(_NUMBERS, _NUMBERS, _NUMBERS)
 def test_only_numbers_from_0_to_10_are_ever_read(identity: Any, quality: Any, consistency: Any) -> None:
     given_ = {"identity": identity, "quality": quality, "consistency": consistency}
@@ -37,6 +39,7 @@ def test_only_numbers_from_0_to_10_are_ever_read(identity: Any, quality: Any, co
             read(text, Verdict)
 
 
+@hypothesis_settings(deadline=None)
 @given(st.text(max_size=200))
 def test_no_other_text_is_an_answer(text: str) -> None:
     with pytest.raises(Unreadable):
