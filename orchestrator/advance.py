@@ -20,6 +20,8 @@ from shared.types import CRITERIA, Candidate, CandidateState, Failure, Prepared
 
 logger = logging.getLogger(__name__)
 
+_KEPT_SECONDS = 14 * 24 * 3600
+
 
 def advance(context: Context, run_id: str, task_id: str) -> bool:
     """Do whatever a task needs next. Returns whether candidates were asked for."""
@@ -145,7 +147,8 @@ def _tell(context: Context, run: RunContext, record: TaskRecord, candidate: Cand
 
 def end_run(context: Context, run_id: str, state: TaskState, failure: Failure | None) -> int:
     """End every task of a run that is not over: cancelled, or failed with the reason. Returns how many there were."""
-    context.ledger.do([("ZREM", Keys.waiting_runs, run_id)])
+    # First of all nothing more of it is taken up.
+    context.ledger.do([("ZREM", Keys.waiting_runs, run_id), ("DEL", Keys.waiting(run_id))])
     ended = 0
     for task_id, text in context.ledger.hgetall(Keys.tasks(run_id)).items():
         record = TaskRecord.model_validate_json(text)
@@ -299,6 +302,7 @@ def finish(
     if done is None:
         return False
     _drop_candidates(context, run_id, done[1])
+    _let_expire(context, run)
     logger.log(
         logging.ERROR if state is TaskState.FAILED else logging.INFO,
         "task %s is %s%s",
@@ -308,6 +312,15 @@ def finish(
         extra={"action": f"task_{state}", "run": run_id, "task": task_id},
     )
     return True
+
+
+def _let_expire(context: Context, run: RunContext) -> None:
+    """Once a run is over its results are on disk; the ledger keeps it for a while, for those who still ask."""
+    run_id = run.run.id
+    ended = int(context.ledger.redis.llen(Keys.outcomes(run_id)))
+    if ended >= run.run.total:
+        keys = (Keys.run, Keys.tasks, Keys.counts, Keys.outcomes)
+        context.ledger.do([("EXPIRE", key(run_id), _KEPT_SECONDS) for key in keys])
 
 
 def _drop_candidates(context: Context, run_id: str, record: TaskRecord) -> None:

@@ -5,6 +5,7 @@ list only when it has been processed; processing it twice does no harm.
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
@@ -21,13 +22,24 @@ _LOCK, _LOCK_SECONDS = "inbox", 10.0
 _BATCH = 16
 
 
-def post(ledger: Ledger, send: Send, event: Event) -> None:
-    """Hand an event to the orchestrator. Raises BrokerUnreachable when it could not be stored."""
-    try:
-        length = int(ledger.redis.rpush(Keys.inbox, event.model_dump_json()))
-    except RedisError as error:
-        raise BrokerUnreachable from error
+def post(ledger: Ledger, send: Send, event: Event, patience: float = 60.0) -> None:
+    """Hand an event to the orchestrator; while the broker is away, try again for up to `patience` seconds.
+
+    Raises BrokerUnreachable when the event could not be stored.
+    """
+    text, deadline, wait = event.model_dump_json(), time.monotonic() + patience, 0.2
+    while True:
+        try:
+            length = int(ledger.redis.rpush(Keys.inbox, text))
+            break
+        except RedisError as error:
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable from error
+            logger.warning("event kept back: %s", error, extra={"action": "event_kept_back", "task": event.task})
+            time.sleep(wait)
+            wait = min(2 * wait, 5.0)
     if length == 1:
+        # Should this message be lost, the orchestrator finds the event when it reconciles.
         send(COLLECT_TASK, ORCHESTRATOR, {}, f"collect-{event.kind}-{event.run}-{event.task}", f"task={event.task}")
 
 

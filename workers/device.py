@@ -12,6 +12,7 @@ import queue
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from redis.exceptions import RedisError
 
 from shared.artifacts import candidate_extra_name, candidate_image_name, candidate_record_name
 from shared.celery_app import make_app, sender, worker_arguments
-from shared.errors import Cancelled, DeviceError, DeviceLost, InpaintError, Retryable
+from shared.errors import BrokerUnreachable, Cancelled, DeviceError, DeviceLost, InpaintError, Retryable
 from shared.heartbeat import DeviceState, Heartbeat, Pulse, new_incarnation
 from shared.images import encode_png
 from shared.inbox import post
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: Exit status of a child that lost its device for good; its parent starts another.
 _DEVICE_LOST = 75
+#: How many tasks a generator may be taken to have at hand.
+_WARM = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class DeviceWorker:
         self._busy, self._ready_at = 0.0, 0.0
         self._unwanted = threading.Event()
         self._finishing: dict[str, None] = {}
+        self._warm: deque[str] = deque(maxlen=_WARM)
         # Two results may wait to be written; then generation waits for the disk instead of filling the memory.
         self._writing: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
         self._writer = threading.Thread(target=self._write, name="writer", daemon=True)
@@ -107,11 +111,6 @@ class DeviceWorker:
         self._writer.join(timeout=60)
         self._pulse.stop()
 
-    def drain(self) -> None:
-        """Take nothing more; what waits in the queue goes to other devices."""
-        self._state = DeviceState.DRAINING
-        self._pulse.soon()
-
     def generate(self, job: GenerateJob) -> None:
         """Make one candidate, unless it is not wanted any more or somebody has it."""
         if not self._claim(job):
@@ -120,6 +119,7 @@ class DeviceWorker:
         started = time.monotonic()
         self._unwanted.clear()
         self._current, self._step, self._total = job, 0, 0
+        self._remember(f"{job.run}|{job.task}")
         try:
             record = self._on_disk(job)
             if record is not None:
@@ -160,6 +160,11 @@ class DeviceWorker:
         self._step, self._total = done, total
         if self._unwanted.is_set():
             raise Cancelled("The candidate is no longer wanted.")
+
+    def _remember(self, task: str) -> None:
+        if task in self._warm:
+            self._warm.remove(task)
+        self._warm.append(task)
 
     def _claim(self, job: GenerateJob) -> bool:
         """Take up the candidate if this very attempt is meant for this device, and nobody took it up before."""
@@ -237,6 +242,10 @@ class DeviceWorker:
         """Encode, write, report: in the writer's thread, beside the next generation."""
         try:
             self._report(CandidateGenerated(**_address(job), generated=self._store(job, made, seconds)))
+        except Cancelled as error:
+            logger.info("%s", error, extra={"action": "candidate_dropped", **_context(job)})
+        except BrokerUnreachable:
+            raise
         except InpaintError as error:
             self._failed(job, error, retryable=isinstance(error, Retryable))
         except Exception as error:
@@ -325,15 +334,12 @@ class DeviceWorker:
             finishing=tuple(self._finishing),
             step=self._step,
             total=self._total,
-            warm=self._warm(job),
+            warm=tuple(self._warm),
             done=self._done,
             busy_seconds=self._busy,
             ready_seconds=time.monotonic() - self._ready_at if self._ready_at else 0.0,
             hardware=self._plan.hardware,
         )
-
-    def _warm(self, job: GenerateJob | None) -> tuple[str, ...]:
-        return (f"{job.run}|{job.task}",) if job else ()
 
     def _look_around(self) -> None:
         """Between two beats: is what is in hand still wanted?"""

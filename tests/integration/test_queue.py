@@ -124,3 +124,29 @@ def test_no_process_outlives_the_cluster(tmp_path: Path) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_drained_device_finishes_what_it_has_and_gives_the_rest_back(tmp_path: Path) -> None:
+    tasks = make_tasks(tmp_path / "in", 2)
+    with Fleet(tmp_path, generate=0.5) as fleet:
+        run = fleet.submit(tasks)
+        fleet.wait_until_busy("sim.0")
+        assert fleet.client.drain("sim.0") == ("sim.0",)
+        outcomes = fleet.outcomes(run.run)
+        assert "device.sim.0" not in fleet.cluster.pids
+        assert fleet.client.devices().get("sim.0") is None
+    assert all(outcome.state is TaskState.DONE for outcome in outcomes)
+    fleet.check(tasks)
+    failures = [each["earlier"] for task in tasks for each in fleet.metrics(task.id)["candidates"]]
+    assert not any(failures), "what is given back is not held against a candidate"
+
+
+def test_a_task_that_another_run_works_on_is_refused(tmp_path: Path) -> None:
+    tasks = make_tasks(tmp_path / "in", 2)
+    with Fleet(tmp_path, generate=1.0) as fleet:
+        first = fleet.submit(tasks[:1])
+        second = fleet.submit(tasks)
+        assert second.accepted == (tasks[1].id,)
+        assert first.run in second.refused[tasks[0].id]
+        fleet.client.cancel(first.run)
+        fleet.client.cancel(second.run)
