@@ -56,7 +56,16 @@ typecheck: install-dev ## Check types, strictly, tests included
 docs: install ## Write docs/configuration.md and configs/default.yaml from the settings
 	$(CLI) config docs
 
-up: ## Start the cluster in containers (COMPOSE='docker compose --profile gpu' for GPUs)
+# Containers read them as another user, so they are readable; the folder lets nobody of this machine in.
+secrets/broker_password:
+	@mkdir -p -m 700 secrets
+	@$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > $@
+
+secrets/flower_basic_auth:
+	@mkdir -p -m 700 secrets
+	@$(PYTHON) -c 'import secrets; print("flower:" + secrets.token_urlsafe(16))' > $@
+
+up: secrets/broker_password secrets/flower_basic_auth ## Start the cluster in containers (COMPOSE='docker compose --profile gpu' for GPUs)
 	$(COMPOSE) up --detach --build
 
 down: ## Stop the containers; what they stored stays
