@@ -71,7 +71,7 @@ def _here(arguments: Arguments, settings: Settings, selection: Selection) -> Exi
     except BaseException:
         sys.stderr.write(f"The logs of this run are in {folder / 'logs'}.\n")
         raise
-    if code is ExitCode.SOME_FAILED:
+    if code is not ExitCode.OK:
         _say(arguments, f"The logs of this run are in {folder / 'logs'}.")
     else:
         shutil.rmtree(folder, ignore_errors=True)
