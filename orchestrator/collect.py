@@ -47,7 +47,7 @@ def collect(context: Context, event: Event) -> bool:
         case Nudge():
             advance(context, event.run, event.task)
             changed = True
-    logger.info(
+    logger.debug(
         "%s %s",
         event.kind,
         "recorded" if changed else "ignored",

@@ -146,18 +146,18 @@ class Reconciler:
             if beat is None:
                 ledger.do([("SREM", Keys.helpers, name)])
                 logger.warning("score worker %s is gone", name, extra={"action": "helper_lost", "helper": name})
-        lengths: dict[str, int] = {}
-        for key, text in jobs.items():
-            job = Outstanding.model_validate_json(text)
-            by = ledger.hget(Keys.claims, key)
+        known = {key: Outstanding.model_validate_json(text) for key, text in jobs.items()}
+        queues = sorted({job.queue for job in known.values()})
+        claims, *lengths = ledger.read([("HMGET", Keys.claims, *known), *(("LLEN", queue) for queue in queues)])
+        queued = dict(zip(queues, lengths, strict=True))
+        for (key, job), by in zip(known.items(), claims, strict=True):
             age = now - job.sent
             if by is None:
-                queued = lengths.setdefault(job.queue, int(ledger.redis.llen(job.queue)))
-                again = age > dispatch.lost_after and not queued
+                again = age > dispatch.lost_after and not queued[job.queue]
             else:
                 again = helpers.get(by) is None or age > dispatch.score_timeout
             if again:
-                self._send_again(key, text, job, now)
+                self._send_again(key, jobs[key], job, now)
 
     def _send_again(self, key: str, text: str, job: Outstanding, now: float) -> None:
         new = job.model_copy(update={"sent": now, "tries": job.tries + 1})

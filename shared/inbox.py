@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from shared.celery_app import Send
 from shared.errors import BrokerUnreachable
-from shared.ledger import Keys, Ledger
+from shared.ledger import Command, Keys, Ledger
 from shared.messages import EVENT, Event
 from shared.queues import COLLECT_TASK, ORCHESTRATOR
 
@@ -55,10 +55,10 @@ def drain(ledger: Ledger, process: Callable[[Event], object], after_batch: Calla
             while batch := ledger.redis.lrange(Keys.inbox, 0, _BATCH - 1):
                 for text in batch:
                     _process(str(text), process)
-                    ledger.redis.lrem(Keys.inbox, 1, str(text))
-                    done += 1
                 after_batch()
-                ledger.redis.pexpire(Keys.lock(_LOCK), int(_LOCK_SECONDS * 1000))
+                removed: list[Command] = [("LREM", Keys.inbox, 1, str(text)) for text in batch]
+                ledger.read([*removed, ("PEXPIRE", Keys.lock(_LOCK), int(_LOCK_SECONDS * 1000))])
+                done += len(batch)
         finally:
             ledger.unlock(_LOCK)
     return done
