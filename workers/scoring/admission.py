@@ -34,9 +34,12 @@ local max_calls, max_cost, cost = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber
 local stopped = redis.call('GET', KEYS[3])
 if stopped then return {'stopped', stopped} end
 
-local spent = redis.call('HMGET', KEYS[4], 'calls', 'cost')
+local spent = redis.call('HMGET', KEYS[4], 'calls', 'cost', 'held')
+local paid, held = tonumber(spent[2] or 0), tonumber(spent[3] or 0)
 if max_calls >= 0 and tonumber(spent[1] or 0) + 1 > max_calls then return {'spent', 'calls'} end
-if max_cost >= 0 and tonumber(spent[2] or 0) + cost > max_cost then return {'spent', 'cost'} end
+if max_cost >= 0 and paid + cost > max_cost then return {'spent', 'cost'} end
+-- Calls under way cost less than what is held for them, as a rule: wait for them before calling the budget spent.
+if max_cost >= 0 and paid + held + cost > max_cost then return {'wait', '500000'} end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -75,7 +78,7 @@ local keep = math.ceil((2 * window + horizon) / 1000)
 redis.call('PEXPIRE', KEYS[1], keep)
 redis.call('PEXPIRE', KEYS[2], keep + math.ceil(math.max(0, paused - now) / 1000))
 redis.call('HINCRBY', KEYS[4], 'calls', 1)
-redis.call('HINCRBY', KEYS[4], 'cost', ARGV[10])
+redis.call('HINCRBY', KEYS[4], 'held', ARGV[10])
 redis.call('EXPIRE', KEYS[4], ARGV[11])
 return {'go', string.format('%.0f', start - now)}
 """
@@ -196,12 +199,15 @@ class Admission:
 
     def take_back(self, admitted: Admitted) -> None:
         """Undo an admission whose call was not made. Its start stays used: nobody else may have it now."""
-        self._book(calls=-1, cost=-admitted.cost)
+        self._book(calls=-1, held=-admitted.cost)
 
     def settle(self, admitted: Admitted, usage: Usage) -> None:
         """Replace what was set aside by what the call did cost."""
         self._book(
-            cost=usage.cost_usd - admitted.cost, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
+            held=-admitted.cost,
+            cost=usage.cost_usd,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
         )
 
     def pause(self, seconds: float) -> None:
@@ -230,14 +236,17 @@ class Admission:
 
     def spent(self) -> Spent:
         """What this run has spent so far."""
-        fields = ("calls", "cost", "input_tokens", "output_tokens")
+        fields = ("calls", "cost", "held", "input_tokens", "output_tokens")
         values = cast(list[Any], self._guarded(lambda: self._client.hmget(self._ledger, list(fields))))
-        calls, cost, read, written = (int(value or 0) for value in values)
-        return Spent(calls, cost / _MICRO, read, written)
+        calls, cost, held, read, written = (int(value or 0) for value in values)
+        return Spent(calls, (cost + held) / _MICRO, read, written)
 
-    def _book(self, calls: int = 0, cost: float = 0.0, input_tokens: int = 0, output_tokens: int = 0) -> None:
+    def _book(
+        self, calls: int = 0, held: float = 0.0, cost: float = 0.0, input_tokens: int = 0, output_tokens: int = 0
+    ) -> None:
         changes = {
             "calls": calls,
+            "held": round(held * _MICRO),
             "cost": math.ceil(round(cost * _MICRO, 3)),
             "input_tokens": input_tokens,
             "output_tokens": output_tokens,

@@ -152,8 +152,8 @@ def test_money_set_aside_is_given_back_and_settled(client: "redis.Redis") -> Non
     limited = admission(client, budget=BudgetSettings(max_cost=1.0), requests_per_minute=100_000, burst=1000)
     first = limited.ask(1, 0.7)
     assert isinstance(first, Admitted)
-    with pytest.raises(BudgetSpent):
-        limited.ask(1, 0.7)
+    assert limited.spent().cost_usd == pytest.approx(0.7)
+    assert isinstance(limited.ask(1, 0.7), NotYet)
     limited.settle(first, Usage(input_tokens=100, output_tokens=10, cost_usd=0.2))
     second = limited.ask(1, 0.7)
     assert isinstance(second, Admitted)
@@ -161,6 +161,8 @@ def test_money_set_aside_is_given_back_and_settled(client: "redis.Redis") -> Non
     spent = limited.spent()
     assert (spent.calls, spent.input_tokens, spent.output_tokens) == (1, 100, 10)
     assert spent.cost_usd == pytest.approx(0.2)
+    with pytest.raises(BudgetSpent):
+        limited.ask(1, 0.9)
 
 
 def test_no_redis_is_an_error_of_the_broker_and_not_of_the_judge() -> None:
