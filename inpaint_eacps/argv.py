@@ -69,7 +69,7 @@ def hide_secrets() -> None:
     sys.stderr.flush()
     replaced = {f"{variable}_FILE" for variable in cleaned.moved}
     env = {name: value for name, value in os.environ.items() if name not in replaced}
-    os.execve(sys.executable, cleaned.argv, {**env, **cleaned.moved})  # noqa: S606
+    os.execve(sys.executable, (sys.executable, *cleaned.argv[1:]), {**env, **cleaned.moved})  # noqa: S606
 
 
 def _hyphens(word: str) -> str:

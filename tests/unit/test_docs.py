@@ -1,11 +1,13 @@
 """Generated pages are complete, true, and noticed when stale."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from inpaint_eacps.docs import PAGES, configuration_page, default_yaml, write_docs
+from inpaint_eacps.cli import app
+from inpaint_eacps.docs import PAGES, ROOT, configuration_page, default_yaml, write_docs
 from shared.errors import ExitCode
 from shared.settings import Settings
 from shared.settings.fields import leaves
@@ -41,3 +43,16 @@ def test_stale_pages_are_noticed_and_written(tmp_path: Path, capsys: pytest.Capt
     assert write_docs(check=True, root=tmp_path) is ExitCode.OK
     (tmp_path / PAGES[0]).write_text("old", encoding="utf-8")
     assert write_docs(check=True, root=tmp_path) is ExitCode.SOME_FAILED
+
+
+def test_the_readme_is_short_and_names_what_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 150
+    links = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert links
+    assert [target for target in links if not (ROOT / target).exists()] == []
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", text)) <= targets
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    groups = {group.name for group in app.registered_groups}
+    assert set(re.findall(r"inpaint-eacps ([a-z]+)\b", text)) <= commands | groups
