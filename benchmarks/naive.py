@@ -7,6 +7,7 @@ import os
 import random
 import time
 
+import redis
 from celery import Celery, chain, chord, group
 
 GENERATE_SECONDS, JUDGE_SECONDS = "SIMULATED_GENERATE_SECONDS", "SIMULATED_JUDGE_SECONDS"
@@ -51,7 +52,7 @@ def refine(scored: list[tuple[int, float]], task: int) -> None:
 @app.task
 def done(scored: list[tuple[int, float]], task: int) -> None:
     """The body of the second chord: count the task."""
-    app.backend.client.rpush("naive-done", task)
+    redis.Redis.from_url(os.environ["NAIVE_BROKER"]).rpush("naive-done", task)
 
 
 def submit(task: int) -> None:

@@ -136,7 +136,7 @@ def chord(load: Load, folder: Path) -> Figure:
         from benchmarks import naive
 
         naive.app.conf.update(broker_url=valkey.url, result_backend=valkey.url)
-        wait_for(lambda: len(naive.app.control.ping(timeout=1.0)) == load.devices + 1)
+        wait_for(lambda: len(naive.app.control.ping(timeout=1.0) or []) == load.devices + 1)
         client: redis.Redis = redis.Redis.from_url(valkey.url)
 
         def work() -> None:

@@ -27,7 +27,7 @@ def main() -> None:
             time.sleep(load["seconds"])
             return task, seed
 
-    @ray.remote(num_cpus=0.5)
+    @ray.remote(num_cpus=0.5)  # type: ignore[untyped-decorator]
     def score(made: tuple[int, int]) -> tuple[int, int, float]:
         time.sleep(load["judge"])
         return *made, random.Random(made[1]).random()
@@ -39,7 +39,9 @@ def main() -> None:
     cpu, began = cpu_seconds(), time.monotonic()
     fresh = [(task, 5000 + 31 * index) for task in range(load["tasks"]) for index in range(PER_PHASE)]
     deeper: list[tuple[int, int]] = []
-    idle, making, judging = list(devices), {}, []
+    idle: list[Any] = list(devices)
+    making: dict[Any, Any] = {}
+    judging: list[Any] = []
     scored: dict[int, list[tuple[float, int]]] = {}
     refined: set[int] = set()
     done = 0
