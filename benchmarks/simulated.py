@@ -89,8 +89,10 @@ class SleepingScorer:
         draw = np.random.default_rng(int(request.content_key[:12], 16))
         if draw.random() < self._failures:
             raise Retryable("the simulated judge failed, as it was asked to")
-        return Judgement(
-            judge=self.name,
-            scores={name: round(float(draw.uniform(0, 10)), 3) for name in CRITERIA},
-            words="drawn from the image's hash",
-        )
+        return Judgement(judge=self.name, scores=drawn_scores(request.content_key), words="drawn from the image's hash")
+
+
+def drawn_scores(content_key: str) -> dict[str, float]:
+    """What `SleepingScorer` says of an image, so that a test can tell a score that was made up."""
+    draw = np.random.default_rng([1, int(content_key[:12], 16)])
+    return {name: round(float(draw.uniform(0, 10)), 3) for name in CRITERIA}

@@ -1,37 +1,49 @@
 """Small tasks, and an embedded cluster with a generator that sleeps, for tests of the queue."""
 
+import hashlib
 import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
-from inpaint_eacps.child import ChildPlan
+from benchmarks.simulated import drawn_scores
+from inpaint_eacps.child import BROKER_VARIABLE, ChildPlan
 from inpaint_eacps.embedded import EmbeddedCluster
-from orchestrator.client import Client, Submitted
+from orchestrator.client import Client, Submitted, read_manifest
+from orchestrator.records import Pending
 from shared.artifacts import ArtifactStore
+from shared.heartbeat import DeviceState, live_helpers
 from shared.images import decode, encode_png
-from shared.outcome import TaskOutcome
+from shared.ledger import Keys
+from shared.lifeline import die_with_parent
+from shared.messages import stable_hash
+from shared.outcome import TaskOutcome, TaskState
 from shared.queues import device_name
 from shared.settings import Settings
 from shared.types import CRITERIA, Task
 
 GENERATOR = "benchmarks.simulated:SleepingGenerator"
 SCORER = "benchmarks.simulated:SleepingScorer"
+INPUTS = ("init", "mask", "character")
 
 
-def make_tasks(folder: Path, count: int, size: int = 64) -> tuple[Task, ...]:
-    """Tasks whose images lie in `folder`: noise with a square mask."""
+def make_tasks(folder: Path, count: int, size: int = 64, first: int = 0) -> tuple[Task, ...]:
+    """Tasks whose images lie in `folder`: noise with a square mask. Ids count from `first`."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(7)
+    draw = np.random.default_rng(7 + first)
     mask = np.zeros((size, size), np.uint8)
     mask[size // 4 : size // 2, size // 4 : size // 2] = 255
     (folder / "mask.png").write_bytes(encode_png(mask))
     tasks = []
-    for number in range(count):
+    for number in range(first, first + count):
         for role in ("init", "character"):
             pixels = draw.integers(0, 256, (size, size, 3), dtype=np.uint8)
             (folder / f"{role}{number}.png").write_bytes(encode_png(pixels))
@@ -47,8 +59,21 @@ def make_tasks(folder: Path, count: int, size: int = 64) -> tuple[Task, ...]:
     return tuple(tasks)
 
 
+@dataclass(frozen=True)
+class Start:
+    """One start of a generation, as `SleepingGenerator` left it in the trace."""
+
+    task: str
+    candidate: str
+    pid: int
+    #: time.monotonic(), the same in all processes of a machine.
+    at: float
+
+
 class Fleet:
     """An embedded cluster of `devices` simulated devices, and a client to it. A context manager."""
+
+    generator = GENERATOR
 
     def __init__(
         self,
@@ -90,6 +115,8 @@ class Fleet:
             "SIMULATED_TRACE": str(self.trace),
             **(env or {}),
         }
+        self._variables = variables
+        self._guests: dict[str, subprocess.Popen[bytes]] = {}
         self.cluster = EmbeddedCluster(self.settings, folder / "cluster", plans, env=variables)
         self.store = ArtifactStore(self.settings.publish.output_dir)
 
@@ -99,12 +126,123 @@ class Fleet:
         return self
 
     def __exit__(self, *what: Any) -> None:
+        for guest in self._guests.values():
+            # Its own child dies with it.
+            guest.kill()
+            guest.wait()
         self.cluster.__exit__(*what)
+
+    def join(self, name: str, plan: ChildPlan, url: str | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Start one more process beside the cluster, with another broker URL or environment if need be.
+
+        Nobody starts it again when it dies.
+        """
+        file = self.folder / "cluster" / "plans" / f"{name}.json"
+        file.write_text(json.dumps(plan.model_dump(mode="json", exclude={"settings": {"broker"}})), encoding="utf-8")
+        variables = {**self._variables, **(env or {}), BROKER_VARIABLE: url or self.cluster.url}
+        argv = [sys.executable, "-m", "inpaint_eacps.child", str(file)]
+        with (self.folder / "cluster" / "logs" / f"{name}.log").open("ab") as log:
+            self._guests[name] = subprocess.Popen(
+                argv, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, and no lock is taken)
+            )  # fmt: skip
+
+    def join_device(self, device: str, url: str | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Start one more device worker."""
+        plan = ChildPlan(role="device", settings=self.settings, device=device, generators=(GENERATOR,))
+        self.join(f"device.{device}", plan, url, env)
+
+    def join_orchestrator(self, name: str) -> None:
+        """Start one more orchestrator."""
+        self.join(name, ChildPlan(role="orchestrator", settings=self.settings))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of all living children, by name."""
+        guests = {name: guest.pid for name, guest in self._guests.items() if guest.poll() is None}
+        return {**self.cluster.pids, **guests}
+
+    def group(self, name: str) -> list[psutil.Process]:
+        """A child process and all of its own children."""
+        process = psutil.Process(self.pids[name])
+        return [process, *process.children(recursive=True)]
+
+    def wait(self, there: Callable[[], bool], what: str, timeout: float = 60) -> float:
+        """Wait until `there`; returns the seconds that it took. Raises TimeoutError."""
+        began = time.monotonic()
+        while not there():
+            if time.monotonic() - began > timeout:
+                raise TimeoutError(f"{what}: not within {timeout} s")
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def wait_until_ready(self, devices: int, helpers: int = 2) -> None:
+        """Wait until so many devices are ready and so many orchestrators and score workers beat."""
+
+        def there() -> bool:
+            beats = [beat for beat in self.client.devices().values() if beat is not None]
+            ready = sum(beat.state is DeviceState.READY for beat in beats)
+            return ready >= devices and sum(map(bool, live_helpers(self.client.ledger).values())) >= helpers
+
+        self.wait(there, f"{devices} devices and {helpers} others ready", 120)
+
+    def starts(self) -> list[Start]:
+        """Every start of a generation so far, in order of time."""
+        found = []
+        for file in self.trace.iterdir():
+            name, pid, at = file.name.rsplit(".", 2)
+            task, candidate = name.split(".", 1)
+            found.append(Start(task, candidate, int(pid), int(at) / 1e9))
+        return sorted(found, key=lambda start: start.at)
+
+    def in_hand(self, device: str) -> Start:
+        """Wait until a device has a candidate in hand, and return the start of that."""
+        self.wait_until_busy(device, 60)
+        pid = self.child_pid(device)
+        return [start for start in self.starts() if start.pid == pid][-1]
+
+    def given_out(self) -> set[tuple[str, str]]:
+        """Task and candidate of all that devices hold by now."""
+        members = [member for name in self.client.devices() for member in self.client.ledger.hgetall(Keys.load(name))]
+        return {(pending.task, pending.candidate) for pending in map(Pending.parse, members)}
+
+    def next_given_out(self, known: set[tuple[str, str]], timeout: float = 60) -> Start:
+        """Wait until something is begun that was not among `known`: the orchestrator works (again)."""
+        known = known | {(start.task, start.candidate) for start in self.starts()}
+
+        def new() -> list[Start]:
+            return [start for start in self.starts() if (start.task, start.candidate) not in known]
+
+        self.wait(lambda: bool(new()), "new work given out", timeout)
+        return new()[0]
+
+    def finish(self, run: str, tasks: tuple[Task, ...], timeout: float = 240) -> None:
+        """Wait until a run is over, and check all that can be checked of it."""
+        self.check_outcomes(self.outcomes(run, timeout), tasks)
+        self.check(tasks)
+        self.check_ledger(run, len(tasks))
+
+    def restarted(self, lost: Start, timeout: float = 60) -> Start:
+        """Wait until a candidate is begun again, and return that start."""
+
+        def again() -> list[Start]:
+            same = (lost.task, lost.candidate)
+            return [one for one in self.starts() if (one.task, one.candidate) == same and one.at > lost.at]
+
+        self.wait(lambda: bool(again()), f"{lost} begun again", timeout)
+        return again()[0]
 
     def submit(self, tasks: tuple[Task, ...], **more: Any) -> Submitted:
         """Submit with the simulated generator and judge."""
         return self.client.submit(
             tasks, self.settings, generator=GENERATOR, judges={SCORER: frozenset(CRITERIA)}, **more
+        )
+
+    def resume(self, run: str) -> Submitted:
+        """Submit a run again under its own id, from its manifest on disk, as `inpaint-eacps resume` does."""
+        manifest = read_manifest(self.store, run)
+        return self.client.submit(
+            manifest.tasks, self.settings, generator=manifest.run.generator, judges=manifest.run.available, run_id=run
         )
 
     def outcomes(self, run: str, timeout: float = 60) -> list[TaskOutcome]:
@@ -142,7 +280,7 @@ class Fleet:
         return found
 
     def check(self, tasks: tuple[Task, ...], candidates: int = 8) -> None:
-        """Every task has all its candidates exactly once, with whole images and real scores."""
+        """Every task has all its candidates exactly once, with whole images and the scores that its judge gave them."""
         for task in tasks:
             metrics = self.metrics(task.id)
             assert metrics["state"] == "done", metrics
@@ -150,10 +288,45 @@ class Fleet:
             assert len(ids) == len(set(ids)) == candidates, ids
             init = decode(self.store.read(f"task_{task.id}/init.png")).pixels
             mask = decode(self.store.read(f"task_{task.id}/mask.png")).pixels
+            inputs = stable_hash([metrics["inputs"][role]["artifact"]["sha256"] for role in INPUTS])
             for each in metrics["candidates"]:
                 assert each["image"] is not None, each
-                image = decode(self.store.read(each["image"]["name"])).pixels
-                assert (image[mask == 0] == init[mask == 0]).all()
-                assert each["potential"] is not None or each["missing"], each
-            best = max(each["potential"] for each in metrics["candidates"] if each["potential"] is not None)
-            assert metrics["best_potential"] == best
+                data = self.store.read(each["image"]["name"])
+                assert hashlib.sha256(data).hexdigest() == each["image"]["sha256"], each
+                assert (decode(data).pixels[mask == 0] == init[mask == 0]).all()
+                said = drawn_scores(stable_hash([inputs, task.character_name, each["image"]["sha256"]]))
+                assert each["scores"] == said, each
+                assert not each["missing"], each
+                assert not each["defaulted"], each
+            best = max(metrics["candidates"], key=lambda each: float(each["potential"]))
+            assert metrics["best_id"] == best["id"]
+            assert metrics["best_potential"] == best["potential"]
+            assert self.store.read(f"task_{task.id}/result.png") == self.store.read(best["image"]["name"])
+
+    def check_ledger(self, run: str, tasks: int, phases: tuple[str, ...] = ("global", "local"), each: int = 4) -> None:
+        """The ledger counts every candidate once, and nothing is left over in any queue. Call it while all is up."""
+        progress = self.client.progress(run)
+        assert progress.tasks == {"done": tasks}
+        assert progress.candidates == {phase: {"scored": each * tasks} for phase in phases}
+        self.check_queues()
+
+    def check_queues(self) -> None:
+        """Nothing is left over in any queue once all is done."""
+
+        def left() -> dict[str, Any]:
+            ledger = self.client.ledger
+            names = [device_name("sim", number) for number in range(8)] + sorted(self.client.devices())
+            keys = {"jobs": Keys.jobs, "claims": Keys.claims, **{name: Keys.load(name) for name in names}}
+            found: dict[str, Any] = {name: ledger.hgetall(key) for name, key in keys.items()}
+            found["pending"] = ledger.redis.zrange(Keys.pending, 0, -1)
+            found["in flight"] = ledger.redis.smembers(Keys.in_flight)
+            found["inbox"] = ledger.redis.lrange(Keys.inbox, 0, -1)
+            return {name: value for name, value in found.items() if value}
+
+        # A process that was taken for dead may still be saying what nobody wants to hear.
+        self.wait(lambda: not left(), f"queues empty (left: {left()})", 30)
+
+    def check_outcomes(self, outcomes: list[TaskOutcome], tasks: tuple[Task, ...]) -> None:
+        """Every task ended once, and well."""
+        assert sorted(outcome.task_id for outcome in outcomes) == sorted(task.id for task in tasks)
+        assert {outcome.state for outcome in outcomes} == {TaskState.DONE}, outcomes
