@@ -18,6 +18,8 @@ class Choice:
     generator: str
     #: Judge to what it judges, in order of preference.
     judges: Mapping[str, frozenset[str]]
+    #: Judges asked on a queue of their own: their packages agree with nobody else's.
+    own_queue: tuple[str, ...] = ()
 
     def line(self) -> str:
         """For people."""
@@ -26,7 +28,7 @@ class Choice:
 
 def choose_here(settings: Settings, env: Mapping[str, str]) -> Choice:
     """For workers on this machine. Raises ConfigurationError for unknown names."""
-    return Choice(generators.resolve_auto(settings), _judges(settings, env))
+    return _choice(generators.resolve_auto(settings), settings, env)
 
 
 def choose_for_cluster(client: Client, settings: Settings, env: Mapping[str, str]) -> Choice:
@@ -34,7 +36,7 @@ def choose_for_cluster(client: Client, settings: Settings, env: Mapping[str, str
     wanted = settings.generation.generator
     if wanted != generators.AUTO:
         wanted = generators.resolve_auto(settings)
-    return Choice(generator_of(client.devices(), wanted), _judges(settings, env))
+    return _choice(generator_of(client.devices(), wanted), settings, env)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def submit(client: Client, tasks: tuple[Task, ...], settings: Settings, choice: 
         settings,
         generator=choice.generator,
         judges=choice.judges,
+        own_queue=choice.own_queue,
         priority=order.priority,
         force=order.force,
     )
@@ -60,5 +63,9 @@ def submit(client: Client, tasks: tuple[Task, ...], settings: Settings, choice: 
     return submitted
 
 
-def _judges(settings: Settings, env: Mapping[str, str]) -> Mapping[str, frozenset[str]]:
-    return {name: judges.criteria_of(name, settings) for name in judges.resolve_auto(settings, env)}
+def _choice(generator: str, settings: Settings, env: Mapping[str, str]) -> Choice:
+    names = judges.resolve_auto(settings, env)
+    listed = {judge for rule in settings.scoring.criteria.values() for judge in rule.judges}
+    everyone = {name: judges.criteria_of(name, settings) for name in dict.fromkeys((*names, *sorted(listed)))}
+    own_queue = ("moondream",) if "moondream" in everyone and settings.scoring.moondream.mode == "local" else ()
+    return Choice(generator, everyone, own_queue)

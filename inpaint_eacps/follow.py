@@ -19,6 +19,8 @@ from shared.settings import Settings
 
 _LINE_EVERY = 5.0
 _LOOK_EVERY = 0.5
+#: Longest wait, at the end of a run, for results that are still being pushed.
+_PUSH_PATIENCE = 600.0
 
 Show = Callable[[RunProgress], None]
 
@@ -36,7 +38,7 @@ def follow(
     store = ArtifactStore(run.store)
     outcomes: list[TaskOutcome] = []
     started = time.monotonic()
-    with _shown(expected, quiet) as show:
+    with _pushing(settings, store, quiet) as push, _shown(expected, quiet) as show:
 
         def look(progress: RunProgress) -> None:
             check()
@@ -44,6 +46,7 @@ def follow(
 
         for outcome in client.follow(run_id, _LOOK_EVERY, look):
             outcomes.append(outcome)
+            push(outcome)
             place = store.where(outcome.result.name) if outcome.result else ""
             text = outcome.model_dump_json() if as_json else outcome_line(outcome, place)
             sys.stdout.write(text + "\n")
@@ -55,6 +58,27 @@ def follow(
     if not quiet:
         sys.stderr.write(summary_line(tuple(outcomes), time.monotonic() - started, where) + "\n")
     return exit_code(outcomes)
+
+
+@contextmanager
+def _pushing(settings: Settings, store: ArtifactStore, quiet: bool) -> Iterator[Callable[[TaskOutcome], None]]:
+    """Hand finished tasks to git in the background, if that is wished; what fails is said, and fails nothing else."""
+    if not settings.publish.git:
+        yield lambda outcome: None
+        return
+    from orchestrator.gitpublish import GitPublisher, GitQueue
+
+    queue = GitQueue(GitPublisher(settings.publish, store))
+    try:
+        yield queue.submit
+    finally:
+        publications = queue.close(_PUSH_PATIENCE)
+        for publication in publications:
+            if publication.state == "failed":
+                sys.stderr.write(f"Not pushed: {publication.message}\n")
+        pushed = sum(publication.state == "pushed" for publication in publications)
+        if not quiet:
+            sys.stderr.write(f"git: {pushed} tasks pushed.\n")
 
 
 def exit_code(outcomes: list[TaskOutcome]) -> ExitCode:

@@ -20,6 +20,7 @@ SETTING_OF_FLAG = {
     "generator": "generation.generator",
     "judge": "scoring.judges",
     "broker_url": "broker.url",
+    "git_push": "publish.git",
 }
 
 TaskIds = Annotated[
@@ -62,6 +63,10 @@ Set = Annotated[
     typer.Option("--set", help="Any setting, as `section.field=value`; repeatable.", metavar="NAME=VALUE"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Run tasks again that are done already.")]
+GitPush = Annotated[
+    bool | None,
+    typer.Option("--git-push", help="Commit results of finished tasks and push them (see publish.git_* settings)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors only.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says everything.", metavar="")]

@@ -14,6 +14,7 @@ from shared.errors import ConfigurationError, InputError
 from shared.labelstudio import Problem, locate, read_export, select
 from shared.settings import Settings
 from shared.types import Task
+from workers.preparation.drawn import mask_maker
 
 #: Taken when neither an export nor images are given.
 USUAL_EXPORT = Path("project-label.json")
@@ -38,7 +39,10 @@ def select_tasks(arguments: Arguments, settings: Settings, env: Mapping[str, str
     if any(single.values()) or arguments.name or arguments.id:
         return Selection((_single_task(arguments, single, ids),))
     export = read_export(
-        _export(arguments), settings.input.fields, label_studio_url=env.get("LABEL_STUDIO_URL") or None
+        _export(arguments),
+        settings.input.fields,
+        label_studio_url=env.get("LABEL_STUDIO_URL") or None,
+        mask_maker=mask_maker(settings.input),
     )
     chosen = select(export, ids) if ids else export
     if not chosen.tasks:

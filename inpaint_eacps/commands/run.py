@@ -16,6 +16,7 @@ from inpaint_eacps.plans import device_plans
 from inpaint_eacps.selection import Selection, select_tasks
 from orchestrator.client import Client, Submitted
 from shared.errors import ExitCode
+from shared.queues import score_queue
 from shared.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def _here(arguments: Arguments, settings: Settings, selection: Selection) -> Exi
     folder = Path(settings.input.cache_dir) / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     _say(arguments, f"{choice.line()} Devices: {_devices_words(devices, workers)}.")
     try:
-        with EmbeddedCluster(settings, folder, plans) as cluster:
+        own_queues = [score_queue(name, frozenset(choice.own_queue)) for name in choice.own_queue]
+        with EmbeddedCluster(settings, folder, plans, extra_queues=own_queues) as cluster:
             client = Client(cluster.url, settings)
             submitted = submit(client, selection.tasks, settings, choice, Order(arguments.priority, arguments.force))
             code = _follow(client, submitted, arguments, cluster.check)
