@@ -35,7 +35,8 @@ submitted() {
 
 if ! podman image exists "$base"; then
     say "base image, from packages"
-    mirror=$(grep -rhoE '(URIs: |^deb )\S+' /etc/apt/sources.list /etc/apt/sources.list.d | head -n 1 | sed 's/.* //')
+    mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null || true; } |
+        sed -nE 's/^(URIs:|deb) (\[[^]]*\] )?([^ ]+).*/\3/p' | sed -n 1p)
     nice -n 10 debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,redis-tools bookworm "$work/base" "$mirror" >/dev/null
     tar -C "$work/base" --exclude='./var/cache/apt/archives/*.deb' --exclude='./var/lib/apt/lists/*' -c . |
         podman import --quiet - "$base"

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from orchestrator.observations import BUCKETS, COUNTERS, HISTOGRAMS
+from orchestrator.observations import BUCKETS, COUNTERS, HISTOGRAMS, KNOWN
 from shared.heartbeat import DeviceState, Heartbeat, live_devices, live_helpers
 from shared.ledger import Keys, Ledger
 from shared.queues import ORCHESTRATOR, PREPARE, PUBLISH, SCORE, device_queue
@@ -98,9 +98,9 @@ class LedgerCollector(Collector):
         }
         for name, labels in COUNTERS.items():
             counter = CounterMetricFamily(_PREFIX + name, _HELP[name], labels=labels)
-            for (kind, *values), number in numbers.items():
-                if kind == name:
-                    counter.add_metric(values, number)
+            found = {key[1:]: number for key, number in numbers.items() if key[0] == name}
+            for values, number in {**dict.fromkeys(KNOWN.get(name, ()), 0.0), **found}.items():
+                counter.add_metric(values, number)
             yield counter
         for name, labels in HISTOGRAMS.items():
             yield _histogram(name, labels, {key[1:]: number for key, number in numbers.items() if key[0] == name})

@@ -6,6 +6,7 @@ small: a phase, an outcome, a generator, a judge; never a task, a run or a seed.
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import product
 
 from shared.ledger import Command, Keys
 from shared.outcome import TaskState
@@ -24,7 +25,13 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {
     "judge_tokens": ("judge", "direction"),
     "judge_cost_usd": ("judge",),
 }
-#: Histograms, the same.
+#: Labels that are shown as 0 before anything happened, so that the first time is seen as an increase.
+KNOWN: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "tasks": tuple((state.value,) for state in TaskState if state.over),
+    "candidates": tuple(product(("global", "local"), ("scored", "unscored", "failed"))),
+    "retries": (("generation",), ("lost",), ("given_back",)),
+}
+#: Histograms, like counters.
 HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
     "generation_seconds": ("generator",),
     "judgement_seconds": ("judge",),

@@ -66,7 +66,9 @@ def test_a_run_can_be_read_off_the_metrics_and_a_restart_loses_nothing(tmp_path:
         with exporter(fleet.cluster.url, tmp_path) as address:
             before = samples(address)
             assert one(before, "broker_up") == 1
-            assert not [name for name, _ in before if name == "candidates_total"]
+            # There from the start, so that the first failure is an increase.
+            assert one(before, "candidates_total", phase="global", outcome="failed") == 0
+            assert one(before, "retries_total", reason="lost") == 0
             fleet.outcomes(fleet.submit(tasks[:1]).run)
             # A heartbeat may still be on its way.
             time.sleep(1)
