@@ -1,5 +1,6 @@
 """The Qwen generator on a real CUDA device: what a CPU cannot show. Skipped where there is none."""
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -147,25 +148,29 @@ def test_a_batch_equals_single_runs(make: Callable[..., TinyQwen]) -> None:
 
 
 def test_real_out_of_memory_is_survived(make: Callable[..., TinyQwen]) -> None:
+    gc.collect()
     generator = make(crop="never", dtype="float32")
     request = GenerationRequest(task(), spec())
 
-    def peak(**changes: Any) -> int:
-        torch.cuda.empty_cache()
+    def peak(limits: Any) -> int:
+        generator._release_memory()
         torch.cuda.reset_peak_memory_stats()
-        make(crop="never", dtype="float32", **changes).generate(request, Watch())
-        return torch.cuda.max_memory_reserved()
+        generator._make([request], Watch(), limits)
+        generator._pipe.vae.disable_tiling()
+        return torch.cuda.max_memory_allocated()
 
-    whole = peak()
-    half = peak(max_pixels=1024**2 // 2, reference_pixels=1024**2 // 2, vae_tiling=True)
+    limits = _limits(generator)
+    whole, half = peak(limits), peak(limits.lower())
     assert half < whole
+    generator._release_memory()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((whole + half) / 2 / total)
+    cap = int(0.98 * whole)
+    torch.cuda.set_per_process_memory_fraction(cap / total)
     try:
         made = generator.generate(request, Watch())
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+    assert made.notes, f"no memory was refused at {cap} bytes"
     assert "ran out of memory" in made.notes[0]
     images = task()
     assert np.array_equal(made.image[images.mask == 0], images.init[images.mask == 0])
