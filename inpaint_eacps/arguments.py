@@ -33,6 +33,7 @@ class Arguments:
     workers: int | None = None
     priority: int = 0
     force: bool = False
+    dry_run: bool = False
     run_id: str = ""
     watch: bool = False
     failed: bool = True

@@ -117,6 +117,7 @@ def submit(
     gemini_api_key: o.GeminiKey = None,
     priority: o.Priority = 0,
     force: o.Force = False,
+    dry_run: o.DryRun = False,
     git_push: o.GitPush = None,
     config: o.Config = None,
     set_: o.Set = None,
@@ -165,7 +166,7 @@ def wait(
 @app.command()
 def cancel(
     ctx: typer.Context,
-    run_id: RunArgument,
+    run_id: Annotated[str, typer.Argument(metavar="RUN|TASK", help="Id of a run, or of a task in any run.")],
     task_id: o.TaskIdFlags = None,
     broker_url: o.BrokerUrl = None,
     config: o.Config = None,

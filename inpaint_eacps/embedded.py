@@ -12,7 +12,7 @@ from types import TracebackType
 from inpaint_eacps.child import BROKER_VARIABLE, ChildPlan
 from inpaint_eacps.supervisor import ChildSpec, Supervisor
 from inpaint_eacps.valkey import EmbeddedValkey
-from shared.errors import DeviceError
+from shared.errors import DeviceError, InpaintError
 from shared.ledger import Keys, Ledger
 from shared.settings import Settings
 
@@ -80,7 +80,12 @@ class EmbeddedCluster:
         self._down(grace=5.0 if kind is None else 1.0)
 
     def check(self) -> None:
-        """Raises DeviceError when no device is left that could do anything, with what the last one said."""
+        """Raises DeviceError when no device is left that could do anything, with what the last one said; InpaintError
+        when another part of the cluster was given up."""
+        for name, code in {**self._brokers.ended(), **self._supervisor.ended()}.items():
+            if not name.startswith("device."):
+                log = self._folder / ("valkey/valkey.log" if name == "valkey" else f"logs/{name}.log")
+                raise InpaintError(f"The {name} process ends again and again, lastly with status {code}; see {log}.")
         ended = self._supervisor.ended()
         devices = [f"device.{plan.device}" for plan in self._devices]
         if self._ledger is None or not all(name in ended for name in devices):

@@ -63,6 +63,7 @@ Set = Annotated[
     typer.Option("--set", help="Any setting, as `section.field=value`; repeatable.", metavar="NAME=VALUE"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Run tasks again that are done already.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would come to.")]
 GitPush = Annotated[
     bool | None,
     typer.Option("--git-push", help="Commit results of finished tasks and push them (see publish.git_* settings)."),

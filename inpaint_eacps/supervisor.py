@@ -20,6 +20,8 @@ _FINAL = frozenset({ExitCode.OK, ExitCode.USAGE, ExitCode.DEVICE})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 #: A child that lived so long has not failed to start: the next wait is short again.
 _HEALTHY_AFTER = 30.0
+#: Deaths in a row, none of them after a healthy life, after which it is given up.
+_MOST_DEATHS = 6
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class _Child:
     process: "subprocess.Popen[bytes]"
     started: float
     wait: float = _FIRST_WAIT
+    deaths: int = 0
     again_at: float | None = None
     ended_with: int | None = None
 
@@ -102,10 +105,12 @@ class Supervisor:
             return
         if child.again_at is None:
             _signal(child.process, signal.SIGKILL)
-            if code in _FINAL:
+            healthy = now - child.started > _HEALTHY_AFTER
+            child.deaths = 1 if healthy else child.deaths + 1
+            if code in _FINAL or child.deaths >= _MOST_DEATHS:
                 child.ended_with = code
                 return
-            if now - child.started > _HEALTHY_AFTER:
+            if healthy:
                 child.wait = _FIRST_WAIT
             child.again_at = now + child.wait
             logger.warning(

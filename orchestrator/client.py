@@ -135,6 +135,16 @@ class Client:
         """Ids of all runs, oldest first."""
         return tuple(str(name) for name in self.ledger.redis.zrange(Keys.runs, 0, -1))
 
+    def runs_of(self, task_id: str) -> tuple[str, ...]:
+        """Ids of the runs that have a task of this id which is not over."""
+        runs = self.runs()
+        found = self.ledger.read([("HGET", Keys.tasks(run), task_id) for run in runs]) if runs else []
+        return tuple(
+            run
+            for run, text in zip(runs, found, strict=True)
+            if text is not None and not TaskRecord.model_validate_json(text).state.over
+        )
+
     def progress(self, run_id: str) -> RunProgress:
         """How far a run is; one pass over counters, cheap enough to ask every second."""
         return measure(self.ledger, self.run(run_id))

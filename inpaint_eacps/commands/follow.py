@@ -60,10 +60,14 @@ def wait(arguments: Arguments) -> ExitCode:
 
 
 def cancel(arguments: Arguments) -> ExitCode:
-    """End a run, or the tasks named."""
+    """End a run, or the tasks named; an id that is no run's is taken as that of a task in whichever run works on it."""
     client = connect(arguments.resolve().settings)
-    wanted: tuple[str | None, ...] = arguments.task_id or (None,)
-    ended = sum(client.cancel(arguments.run_id, task_id) for task_id in wanted)
+    wanted: tuple[tuple[str, str | None], ...] = tuple((arguments.run_id, task) for task in arguments.task_id)
+    if not wanted:
+        wanted = ((arguments.run_id, None),)
+        if arguments.run_id not in client.runs():
+            wanted = tuple((run, arguments.run_id) for run in client.runs_of(arguments.run_id)) or wanted
+    ended = sum(client.cancel(run, task) for run, task in wanted)
     sys.stdout.write(f"{ended} tasks cancelled; what is finished stays on disk.\n")
     return ExitCode.OK
 
