@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,15 @@ from workers.scoring.context import ScoringContext
 
 if TYPE_CHECKING:
     import redis
+    from redis.lock import Lock
 
 _log = logging.getLogger(__name__)
 _PREFIX = "inpaint-eacps:judgement"
 _DAYS = 30
-#: A process killed while it judges keeps others from judging the same for so long.
-_CLAIM_SECONDS = 120.0
+#: A process killed while it judges keeps others from judging the same for so long; one that lives renews its claim.
+_CLAIM_SECONDS = 10.0
+#: Longest wait for another's judgement.
+_PATIENCE_SECONDS = 120.0
 
 
 class JudgementCache:
@@ -83,13 +87,16 @@ class JudgementCache:
         import redis
 
         lock = self._redis.lock(
-            f"{_PREFIX}:{key}:claim", timeout=_CLAIM_SECONDS, blocking_timeout=_CLAIM_SECONDS, thread_local=False
+            f"{_PREFIX}:{key}:claim", timeout=_CLAIM_SECONDS, blocking_timeout=_PATIENCE_SECONDS, thread_local=False
         )
         with _guarded():
             lock.acquire()
+        done = threading.Event()
+        threading.Thread(target=_renew, args=(lock, done), name="claim", daemon=True).start()
         try:
             yield
         finally:
+            done.set()
             with contextlib.suppress(redis.exceptions.LockError, redis.ConnectionError, redis.TimeoutError):
                 lock.release()
 
@@ -104,6 +111,19 @@ class JudgementCache:
         if self._redis is not None:
             with _guarded():
                 self._redis.set(f"{_PREFIX}:{key}", data, ex=_DAYS * 86400)
+
+
+def _renew(lock: "Lock", done: threading.Event) -> None:
+    """Keep a claim for as long as the judgement takes."""
+    import redis
+
+    while not done.wait(_CLAIM_SECONDS / 3):
+        try:
+            lock.reacquire()
+        except redis.exceptions.LockError:
+            return
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            _log.debug("claim not renewed: %s", error, extra={"action": "judge.claim-unrenewed"})
 
 
 @contextlib.contextmanager

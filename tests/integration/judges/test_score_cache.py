@@ -1,6 +1,7 @@
 """The same judgement is never paid for twice."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,30 @@ def test_a_full_disk_costs_no_judgement(
     assert "the disk is full" in caplog.text
     assert judge_one(gemini(), request(1), cache).cached
     assert len(server.seen) == 1
+
+
+def test_a_claim_lasts_as_long_as_its_judgement_and_no_longer_than_its_process(
+    client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.scoring.cache._CLAIM_SECONDS", 0.6)
+    cache = JudgementCache(context(client))
+    began, order = time.monotonic(), list[str]()
+
+    def second() -> None:
+        with cache.only_one("key"):
+            order.append("second")
+
+    with cache.only_one("key"):
+        other = threading.Thread(target=second)
+        other.start()
+        time.sleep(1.5)
+        order.append("first")
+    other.join(5)
+    assert order == ["first", "second"]
+    # The claim of a process that was killed: nobody renews it.
+    client.set("inpaint-eacps:judgement:key:claim", "of a dead process", px=600)
+    with cache.only_one("key"):
+        assert time.monotonic() - began < 10
 
 
 def test_without_redis_the_folder_is_enough(tmp_path: Path) -> None:
