@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: Exit status of a child that lost its device for good; its parent starts another.
 _DEVICE_LOST = 75
+#: Seconds for which a result that cannot be written is kept.
+_WRITE_PATIENCE = 120.0
 #: How many tasks a generator may be taken to have at hand.
 _WARM = 4
 
@@ -241,7 +243,7 @@ class DeviceWorker:
     def _finish(self, job: GenerateJob, made: GeneratedImage, seconds: float, claim: str) -> None:
         """Encode, write, report: in the writer's thread, beside the next generation."""
         try:
-            self._report(CandidateGenerated(**_address(job), generated=self._store(job, made, seconds)))
+            self._report(CandidateGenerated(**_address(job), generated=self._stored(job, made, seconds)))
         except Cancelled as error:
             logger.info("%s", error, extra={"action": "candidate_dropped", **_context(job)})
         except BrokerUnreachable:
@@ -253,6 +255,19 @@ class DeviceWorker:
             self._failed(job, error, retryable=True)
         finally:
             self._finishing.pop(claim, None)
+
+    def _stored(self, job: GenerateJob, made: GeneratedImage, seconds: float) -> Generated:
+        """Write a result; while the disk is full or the store is away, keep it and try again: it was dear to make."""
+        deadline, wait = time.monotonic() + _WRITE_PATIENCE, 0.5
+        while True:
+            try:
+                return self._store(job, made, seconds)
+            except (Retryable, RedisError) as error:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("result kept back: %s", error, extra={"action": "result_kept_back", **_context(job)})
+            time.sleep(wait)
+            wait = min(2 * wait, 5.0)
 
     def _store(self, job: GenerateJob, made: GeneratedImage, seconds: float) -> Generated:
         store = self._inputs.store(job.store)
