@@ -51,6 +51,16 @@ class Context:
             self._runs[run_id] = known
         return known
 
+    def refresh(self) -> None:
+        """Forget what is remembered of runs that the broker lost, even if they were submitted again under their ids."""
+        known = [(run_id, run.run.created) for run_id, run in list(self._runs.items())]
+        found = self.ledger.read([("ZSCORE", Keys.runs, run_id) for run_id, _ in known]) if known else []
+        for (run_id, created), score in zip(known, found, strict=True):
+            if score is None or float(score) != created:
+                self._runs.pop(run_id, None)
+                for key in [key for key in list(self._tasks) if key.startswith(f"{run_id}|")]:
+                    self._tasks.pop(key, None)
+
     def task(self, run_id: str, task_id: str) -> TaskRecord | None:
         """A task's record as it stands."""
         text = self.ledger.hget(Keys.tasks(run_id), task_id)

@@ -136,6 +136,7 @@ class Orchestrator:
     def _reconcile(self) -> None:
         while not self._stop.wait(self._interval):
             try:
+                self.context.refresh()
                 self.collect()
                 self._reconciler.once()
             except (RedisError, InpaintError) as error:
