@@ -27,7 +27,7 @@ die() {
 last=${!#}
 if [[ $# -gt 1 && ($last == AIza* || $last == AQ.* || ${#last} -ge 30) ]]; then
     # Once more without it, so that `ps` does not show it.
-    GEMINI_API_KEY=$last exec -- "$0" "${@:1:$#-1}"
+    GEMINI_API_KEY=$last exec bash "${BASH_SOURCE[0]}" "${@:1:$#-1}"
 fi
 for task in "$@"; do
     [[ $task =~ ^[A-Za-z0-9._-]{1,64}$ ]] || die "\`$task\` is no task id: letters, digits, dot, hyphen and underscore."

@@ -30,6 +30,7 @@ EXTRAS = (
     ("qwen", ("torch", "diffusers", "transformers", "accelerate"), "generator qwen-image-edit"),
     ("gemini", ("google.genai",), "judge gemini"),
     ("flower", ("flower",), "the command flower"),
+    ("metrics", ("prometheus_client",), "the command metrics"),
     ("s3", ("s3fs",), "results on S3"),
 )
 _LEAST_FREE_GB = 5.0
