@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     tasks = make_tasks(folder / "in", 3)
     with (
         Fleet(folder, dispatch={"events": True}) as fleet,
-        serving(fleet.cluster.url, folder, FLOWER_READ_ONLY="true", FLOWER_STATE_SAVE_INTERVAL="500") as (client, pid),
+        serving(fleet.cluster.url, folder, FLOWER_READ_ONLY="true", FLOWER_STATE_SAVE_INTERVAL="3000") as (client, pid),
     ):
         # Flower knows what it has seen: it is there before the tasks are.
         until(lambda: len(client.get("/api/workers", params={"refresh": "1"}).json()) == 4, folder / "flower.log")
@@ -159,9 +160,12 @@ def test_its_histogram_has_room_for_minutes(night: Night) -> None:
 
 @pytest.mark.valkey
 def test_another_flower_on_the_same_file_knows_the_night(night: Night, tmp_path: Path) -> None:
-    db = night.folder / "data/cache/flower"
-    copies = [copy for copy in db.parent.glob("flower*") if (tmp_path / copy.name).write_bytes(copy.read_bytes())]
-    assert copies, sorted(db.parent.iterdir())
+    # Copied right after it was saved, so that it is not caught half written.
+    now, saved = time.time(), (night.folder / "data/cache").glob
+    until(lambda: any(file.stat().st_mtime > now for file in saved("flower*")), night.folder / "flower.log")
+    time.sleep(0.5)
+    for file in saved("flower*"):
+        shutil.copy(file, tmp_path)
     with serving(night.fleet.cluster.url, tmp_path, FLOWER_DB=str(tmp_path / "flower")) as (client, _):
         assert len(tasks_of(client, "t00002")) == len(tasks_of(night.flower, "t00002")) > 8
 
