@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from shared.settings.base import Section
+from shared.settings.drawing import DrawingSettings
 
 
-class OpenAIHttpSettings(Section):
+class OpenAIHttpSettings(DrawingSettings):
     """A server that speaks `/v1/images/edits` (vLLM-Omni, SGLang, LightX2V), used as one device."""
 
     base_url: Annotated[str, Field(pattern=r"^https?://", description="URL of the server, up to and with `/v1`.")] = (

@@ -111,6 +111,7 @@ def from_folder(folder: Path, settings: QwenSettings, device: str, components: M
     """Read the weights of a checkpoint folder and put them on `device`."""
     import torch
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
 
     on_cpu = device == "cpu"
     auto = torch.float32 if on_cpu else torch.bfloat16
@@ -123,10 +124,10 @@ def from_folder(folder: Path, settings: QwenSettings, device: str, components: M
             f"qwen-image-edit: {first_line} (the text encoder's processor needs torchvision): "
             "pip install 'inpaint-eacps[qwen]'."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ConfigurationError(
-            f"{folder} cannot be loaded as a diffusers checkpoint: {first_line} Delete it and download it again."
+            f"{folder} cannot be loaded as a diffusers checkpoint ({first_line}); delete it and download it again."
         ) from error
     pipe.set_progress_bar_config(disable=True)
     if pipe.text_encoder is not None and settings.text_encoder == "offload":
