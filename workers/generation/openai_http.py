@@ -141,8 +141,10 @@ class OpenAIHttpGenerator:
     def _ask(self, fields: dict[str, str], files: list[tuple[str, tuple[str, bytes, str]]]) -> RGB:
         """POST the form and read the picture in the answer, of at most `max_response_bytes`."""
         limit, url = self._settings.max_response_bytes, self._settings.base_url
-        body = bytearray()
-        with _translated(url), self._client.stream("POST", "images/edits", data=fields, files=files) as answer:
+        body, client = bytearray(), self._client
+        if client is None:
+            raise Permanent("load() was not called before generate()")
+        with _translated(url), client.stream("POST", "images/edits", data=fields, files=files) as answer:
             for chunk in answer.iter_bytes():
                 body += chunk
                 if len(body) > limit:
