@@ -7,6 +7,7 @@ CPU milliseconds per candidate over all processes. Every rival has its processes
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -133,9 +134,8 @@ def chord(load: Load, folder: Path) -> Figure:
         argv = [*common, "-P", "threads", "-c", "16", "-Q", "score", "-n", "score@naive"]
         supervisor.start(ChildSpec("score", argv, dict(os.environ), folder / "score.log"))
 
-        from benchmarks import naive
-
-        naive.app.conf.update(broker_url=valkey.url, result_backend=valkey.url)
+        # Its app takes the broker when it is imported, and every load has a broker of its own.
+        naive = importlib.reload(importlib.import_module("benchmarks.naive"))
         wait_for(lambda: len(naive.app.control.ping(timeout=1.0) or []) == load.devices + 1)
         client: redis.Redis = redis.Redis.from_url(valkey.url)
 

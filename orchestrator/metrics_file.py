@@ -7,6 +7,7 @@ import platform
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -288,7 +289,8 @@ def busy_seconds(timings: Mapping[str, float]) -> float:
     return timings.get("generate", 0.0)
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """What this process runs on (workers elsewhere may differ; candidates name their generator)."""
     found = {"python": platform.python_version()}
     for package in _VERSIONS:

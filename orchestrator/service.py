@@ -20,7 +20,7 @@ from orchestrator.metrics_file import TaskHistory
 from orchestrator.publish import publish
 from orchestrator.reconcile import Reconciler
 from shared.artifacts import ArtifactStore
-from shared.celery_app import make_app, sender, worker_arguments
+from shared.celery_app import make_app, run_worker, sender, worker_arguments
 from shared.claims import claim
 from shared.errors import InpaintError, Retryable
 from shared.heartbeat import HelperBeat, Pulse, new_incarnation
@@ -165,4 +165,4 @@ def serve(url: str, settings: Settings, concurrency: int = 2) -> None:
 
     name = f"orchestrator@{socket.gethostname()}-{os.getpid()}"
     arguments = worker_arguments(name, "threads", concurrency, _QUEUES, settings.dispatch.events)
-    orchestrator.app.worker_main(arguments)
+    run_worker(orchestrator.app, arguments)

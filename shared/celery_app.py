@@ -4,16 +4,17 @@ There is no result backend: what happened is in the ledger, and messages are onl
 hiccup of a backend can neither lose a result nor turn a success into a failure (both were measured with Celery's own).
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_shutdown
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
-from shared.errors import BrokerUnreachable
+from shared.errors import BrokerUnreachable, InpaintError
 from shared.settings.dispatch import DispatchSettings
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def make_app(url: str, queues: Iterable[str] = (), dispatch: DispatchSettings | 
         worker_enable_remote_control=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_proc_alive_timeout=dispatch.load_timeout,
+        broker_transport="shared.broker_transport:Transport",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
@@ -76,6 +78,23 @@ def worker_arguments(name: str, pool: str, concurrency: int, queues: Iterable[st
         *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
         *(() if events else ("--without-heartbeat",)),
     ]
+
+
+def run_worker(app: Celery, arguments: list[str]) -> None:
+    """Run a Celery worker until SIGTERM.
+
+    Raises InpaintError when it ends by itself, so that whoever looks after this process starts it again.
+    """
+    codes: list[int | None] = []
+
+    @worker_shutdown.connect(weak=False)
+    def _note(sender: object = None, **_: object) -> None:
+        codes.append(getattr(sender, "exitcode", None))
+
+    with contextlib.suppress(SystemExit):
+        app.worker_main(arguments)
+    if codes and codes[-1]:
+        raise InpaintError(f"The Celery worker ended by itself with status {codes[-1]}; the log above says why.")
 
 
 def sender(app: Celery) -> Send:

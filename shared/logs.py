@@ -110,7 +110,7 @@ def set_up_logging(
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(max(verbosity, -1), logging.DEBUG)
     root.setLevel(level)
     #: Chatty at INFO, and their URLs may be signed.
-    for noisy in ("httpx", "httpcore", "PIL", "botocore", "urllib3", "kombu", "amqp"):
+    for noisy in ("httpx", "httpcore", "PIL", "botocore", "urllib3", "kombu", "amqp", "celery"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
 
