@@ -16,13 +16,18 @@ _FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*/*.safetensors"]
 _NEEDED = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 
 
-def require_packages(names: tuple[str, ...] = _NEEDED) -> None:
+def require_packages() -> None:
     """Raises MissingDependency, naming the extra, when a package the pipeline needs is not installed."""
-    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise MissingDependency(
             f"qwen-image-edit needs {', '.join(missing)}: pip install 'inpaint-eacps[qwen]', "
             "with the torch and torchvision builds of your CUDA version."
         )
+
+
+def _require_for(setting: str, package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependency(f"generation.qwen.{setting} needs {package}: pip install 'inpaint-eacps[qwen-speed]'.")
 
 
 def checkpoint_folder(settings: QwenSettings) -> Path:
@@ -185,7 +190,7 @@ def speed_up(pipe: Any, settings: QwenSettings, device: str) -> None:
 def _load_lora(pipe: Any, settings: QwenSettings) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    require_packages(("peft",))
+    _require_for("lora", "peft")
     try:
         pipe.load_lora_weights(
             settings.lora, weight_name=settings.lora_weight_name, local_files_only=settings.local_files_only
@@ -201,7 +206,7 @@ def _load_lora(pipe: Any, settings: QwenSettings) -> None:
 
 
 def _to_fp8(pipe: Any, device: str) -> None:
-    require_packages(("torchao",))
+    _require_for("fp8", "torchao")
     import torch
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
