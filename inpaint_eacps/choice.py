@@ -20,6 +20,8 @@ class Choice:
     judges: Mapping[str, frozenset[str]]
     #: Judges asked on a queue of their own: their packages agree with nobody else's.
     own_queue: tuple[str, ...] = ()
+    #: The judge of the finals, if there are any.
+    comparer: str | None = None
 
     def line(self) -> str:
         """For people."""
@@ -55,6 +57,7 @@ def submit(client: Client, tasks: tuple[Task, ...], settings: Settings, choice: 
         generator=choice.generator,
         judges=choice.judges,
         own_queue=choice.own_queue,
+        comparer=choice.comparer,
         priority=order.priority,
         force=order.force,
     )
@@ -68,4 +71,4 @@ def _choice(generator: str, settings: Settings, env: Mapping[str, str]) -> Choic
     listed = {judge for rule in settings.scoring.criteria.values() for judge in rule.judges}
     everyone = {name: judges.criteria_of(name, settings) for name in dict.fromkeys((*names, *sorted(listed)))}
     own_queue = ("moondream",) if "moondream" in everyone and settings.scoring.moondream.mode == "local" else ()
-    return Choice(generator, everyone, own_queue)
+    return Choice(generator, everyone, own_queue, judges.comparer_of(everyone, settings))

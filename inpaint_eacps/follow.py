@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from inpaint_eacps.lines import outcome_line, progress_line, summary_line
+from inpaint_eacps.lines import judging_lines, outcome_line, progress_line, summary_line
 from orchestrator.client import Client
 from orchestrator.progress import RunProgress
-from orchestrator.publish import publish_index
+from orchestrator.publish import publish_index, publish_run_metrics
 from orchestrator.search import make_search
+from orchestrator.usage import run_metrics
 from shared.artifacts import ArtifactStore
 from shared.errors import ExitCode
 from shared.outcome import TaskOutcome, TaskState
@@ -55,7 +56,11 @@ def follow(
                 for note in outcome.notes:
                     sys.stderr.write(f"  {outcome.task_id}: {note}\n")
     where = publish_index(store, run_id, outcomes)
+    metrics = run_metrics(run_id, outcomes)
+    publish_run_metrics(store, metrics)
     if not quiet:
+        for line in judging_lines(metrics):
+            sys.stderr.write(line + "\n")
         sys.stderr.write(summary_line(tuple(outcomes), time.monotonic() - started, where) + "\n")
     return exit_code(outcomes)
 

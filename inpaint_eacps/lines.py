@@ -1,6 +1,7 @@
 """A run's progress and outcomes as lines of text: pure functions of what the client reports."""
 
 from orchestrator.progress import Eta, RunProgress
+from orchestrator.usage import RunMetrics
 from shared.outcome import TaskOutcome, TaskState
 
 
@@ -55,3 +56,17 @@ def summary_line(outcomes: tuple[TaskOutcome, ...], seconds: float, where: str) 
     }
     parts = ", ".join(f"{counts[state]} {text}" for state, text in words.items() if counts[state])
     return f"Tasks: {parts or 'none'}, in {duration(seconds)}. Results are in {where}"
+
+
+def judging_lines(metrics: RunMetrics) -> tuple[str, ...]:
+    """What a run paid its judges, and a warning where a default score stands in for a judgement."""
+    lines = [
+        f"Judge {judge}: {usage.calls} calls, {usage.input_tokens + usage.output_tokens} tokens, "
+        f"${usage.cost_usd:.4f}; {usage.cached} answers from the cache."
+        for judge, usage in metrics.usage_by_judge.items()
+        if usage.calls
+    ]
+    if count := len(metrics.defaulted):
+        shown = ", ".join(metrics.defaulted[:5]) + (f" and {count - 5} more" if count > 5 else "")
+        lines.append(f"Warning: the winner was chosen on a default score and not on a judgement in {shown}.")
+    return tuple(lines)

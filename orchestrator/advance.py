@@ -4,7 +4,7 @@ Each function may be called at any time and any number of times; it does what is
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator import observations, transitions
 from orchestrator.changes import change_candidate, forget, waits
@@ -12,11 +12,12 @@ from orchestrator.context import Context, RunContext
 from orchestrator.finals import Comparison, finalists, next_pairs
 from orchestrator.potential import combine, gate_reason, next_judges
 from orchestrator.records import Outstanding, TaskRecord
+from orchestrator.usage import usage_by_judge
 from shared.ledger import Command, Guard, Keys, moved, update
 from shared.messages import CandidatesCompared, CompareJob, PublishJob, ScoreJob
-from shared.outcome import TaskOutcome, TaskState
+from shared.outcome import TaskOutcome, TaskState, UsageMetrics
 from shared.queues import PUBLISH
-from shared.types import CRITERIA, Candidate, CandidateState, Failure, Prepared
+from shared.types import Candidate, CandidateState, Failure, Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -191,14 +192,10 @@ def comparisons(context: Context, run_id: str, task_id: str) -> tuple[Candidates
 
 def _finals_open(context: Context, run: RunContext, record: TaskRecord, history: Sequence[Candidate]) -> bool:
     """Send the comparisons that are missing. Returns whether any is still to come."""
-    scoring, prepared = run.settings.scoring, record.prepared
-    if scoring.finals == "off" or prepared is None:
+    scoring, prepared, comparer = run.settings.scoring, record.prepared, run.run.comparer
+    if comparer is None or prepared is None:
         return False
     images = {each.spec.id: each.generated.image for each in history if each.generated is not None}
-    # The judges that can compare are those that judge every criterion themselves; the preferred one decides.
-    judge_name = next((name for name, criteria in run.run.judges.items() if set(CRITERIA) <= set(criteria)), None)
-    if judge_name is None:
-        return False
     answers = [
         Comparison(said.first, said.second, said.preference)
         for said in comparisons(context, run.run.id, record.task.id)
@@ -215,9 +212,9 @@ def _finals_open(context: Context, run: RunContext, record: TaskRecord, history:
             second=second,
             first_image=images[first],
             second_image=images[second],
-            judge=judge_name,
+            judge=comparer,
         )
-        command, outstanding = context.register(job, run.run.queue_of(judge_name))
+        command, outstanding = context.register(job, run.run.queue_of(comparer))
         if context.ledger.compare_and_do([Guard(Keys.jobs, job.key, None)], [command]):
             context.send_job(job.key, outstanding)
     return bool(missing)
@@ -264,6 +261,10 @@ def finish(
     if run is None:
         return False
     now = context.ledger.now()
+    spent: Mapping[str, UsageMetrics] = {}
+    if outcome is None:
+        judgements = (judgement for each in context.history(run_id, task_id) for judgement in each.judgements)
+        spent = usage_by_judge((*judgements, *comparisons(context, run_id, task_id)))
 
     def change(old: TaskRecord) -> tuple[TaskRecord, Sequence[Command]] | None:
         if old.state.over:
@@ -273,6 +274,7 @@ def finish(
             character_name=old.task.character_name,
             state=state,
             failure=failure,
+            usage_by_judge=spent,
             notes=(prepared.notes if prepared else ()),
         )
         new = old.model_copy(

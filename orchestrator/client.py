@@ -57,11 +57,13 @@ class Client:
         generator: str,
         judges: Mapping[str, frozenset[str]],
         own_queue: Sequence[str] = (),
+        comparer: str | None = None,
         priority: int = 0,
         force: bool = False,
         run_id: str | None = None,
     ) -> Submitted:
-        """Put a run's tasks into the ledger. `generator` and `judges` are resolved names, never `auto`.
+        """Put a run's tasks into the ledger. `generator` and `judges` are resolved names, never `auto`; `comparer` is
+        the judge of the finals.
 
         A task that another run is working on in the same artifact store is refused. Raises BrokerUnreachable.
         """
@@ -81,6 +83,7 @@ class Client:
             generator=generator,
             judges={name: tuple(sorted(criteria)) for name, criteria in judges.items()},
             own_queue=tuple(own_queue),
+            comparer=comparer,
             force=force,
             total=len(tasks),
         )

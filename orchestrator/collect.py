@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Sequence
 
-from orchestrator import transitions
+from orchestrator import observations, transitions
 from orchestrator.advance import advance, finish, judge, publish_from
 from orchestrator.changes import change_candidate, forget, waits
 from orchestrator.context import Context
 from orchestrator.publish import published_outcome
 from orchestrator.records import TaskRecord
 from shared.artifacts import ArtifactStore
-from shared.ledger import Command, Keys, moved, update
+from shared.ledger import Command, Guard, Keys, moved, update
 from shared.messages import (
     CandidateFailed,
     CandidateGenerated,
@@ -176,17 +176,21 @@ def _judged(context: Context, event: CandidateJudged) -> bool:
 
 def _compared(context: Context, event: CandidatesCompared) -> bool:
     key = f"compare:{event.run}:{event.task}:{event.first}:{event.second}:{event.judge}"
-    context.ledger.do(
+    answered: list[Command] = [("HDEL", Keys.jobs, key), ("HDEL", Keys.claims, key)]
+    record = context.task(event.run, event.task)
+    if record is None or record.state.over:
+        context.ledger.do(answered)
+        return False
+    answers, pair = Keys.comparisons(event.run, event.task), f"{event.first}:{event.second}"
+    new = context.ledger.compare_and_do(
+        [Guard(answers, pair, None)],
         [
-            (
-                "HSETNX",
-                Keys.comparisons(event.run, event.task),
-                f"{event.first}:{event.second}",
-                event.model_dump_json(),
-            ),
-            ("HDEL", Keys.jobs, key),
-            ("HDEL", Keys.claims, key),
-        ]
+            ("HSET", answers, pair, event.model_dump_json()),
+            *answered,
+            *observations.of_comparison(event.judge, event.usage),
+        ],
     )
+    if not new:
+        context.ledger.do(answered)
     advance(context, event.run, event.task)
-    return True
+    return new

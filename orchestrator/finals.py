@@ -21,6 +21,8 @@ _TOLERANCE = 1e-10
 _MAX_ITERATIONS = 100_000
 #: Decimals of log-strength that count; below is the noise of the iteration.
 _DECIMALS = 6
+#: Potentials closer than this are the same but for the noise of binary fractions.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -99,23 +101,34 @@ def final_ranking(history: Iterable[Candidate], comparisons: Iterable[Comparison
     everyone = ranked(history)
     best = finalists(everyone, top)
     strength = strengths([candidate.spec.id for candidate in best], wins(comparisons))
-    decided = sorted(best, key=lambda candidate: -round(math.log(strength[candidate.spec.id]), _DECIMALS))
+    decided = sorted(best, key=lambda candidate: -_level(strength[candidate.spec.id]))
     return (*decided, *(candidate for candidate in everyone if candidate.spec.id not in strength))
 
 
-def ties(ranking: Sequence[Candidate], margin: float) -> tuple[Candidate, ...]:
+def ties(
+    ranking: Sequence[Candidate], margin: float, decided: Sequence[str] = (), comparisons: Iterable[Comparison] = ()
+) -> tuple[Candidate, ...]:
     """Those whose potential is closer than `margin` to that of the first (or the same), which is not among them.
 
-    A default is never tied with a real score.
+    A default is never tied with a real score, nor is a finalist (`decided`) whose strength is another than the first's:
+    the finals have told the two apart.
     """
     if not ranking:
         return ()
     winner, *others = ranking
+    strength = {name: _level(value) for name, value in strengths(decided, wins(comparisons)).items()}
+    first = strength.get(winner.spec.id)
     return tuple(
         candidate
         for candidate in others
-        if has_real_score(candidate) == has_real_score(winner) and _gap(winner, candidate) < max(margin, 1e-9)
+        if has_real_score(candidate) == has_real_score(winner)
+        and _gap(winner, candidate) < max(margin, _SAME)
+        and (first is None or strength.get(candidate.spec.id, first) == first)
     )
+
+
+def _level(strength: float) -> float:
+    return round(math.log(strength), _DECIMALS)
 
 
 def _gap(one: Candidate, other: Candidate) -> float:

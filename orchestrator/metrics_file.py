@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue
 
+from orchestrator.finals import Comparison, ties
 from orchestrator.search.ranking import ranked
+from orchestrator.usage import Answer, usage_by_judge, usage_of
 from shared.messages import CandidatesCompared
-from shared.outcome import TaskOutcome, TaskState
+from shared.outcome import TaskOutcome, TaskState, UsageMetrics
 from shared.settings import Settings
 from shared.types import (
     ArtifactRef,
@@ -58,6 +60,11 @@ class TaskHistory:
     comparisons: tuple[CandidatesCompared, ...] = ()
 
     @property
+    def answers(self) -> tuple[Comparison, ...]:
+        """What was said in the finals."""
+        return tuple(Comparison(said.first, said.second, said.preference) for said in self.comparisons)
+
+    @property
     def ranking(self) -> tuple[Candidate, ...]:
         """Those that can win, the winner first: the finalists in their order, then the others by potential."""
         by_potential = ranked(self.candidates)
@@ -84,21 +91,6 @@ class InputsMetrics(Frozen):
     mask_fraction: float
     mask_box: tuple[int, int, int, int]
     notes: tuple[str, ...]
-
-
-class UsageMetrics(Frozen):
-    """What judging cost. Cached judgements cost nothing and are counted apart."""
-
-    judgements: int = 0
-    cached: int = 0
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float = 0.0
-    #: Time spent waiting for judges, summed over judgements (they overlap).
-    seconds: float = 0.0
-    mean_seconds: float | None = None
-    max_seconds: float | None = None
 
 
 class CandidateMetrics(Frozen):
@@ -148,7 +140,8 @@ class Metrics(Frozen):
     best_seed: int | None
     best_phase: str | None
     best_potential: float | None
-    #: `<judge>_<criterion>` of the winner; `default_<criterion>` where a default stands in for a judgement.
+    #: `<judge>_<criterion>` of the winner, raw measures that the potential weighs included; `default_<criterion>` where
+    #: a default stands in for a judgement.
     best_scores: Mapping[str, float]
     total_candidates: int
 
@@ -158,7 +151,8 @@ class Metrics(Frozen):
     best_id: CandidateId | None
     #: Criteria of the winner that nobody judged.
     best_defaulted: tuple[str, ...]
-    #: Candidates whose potential is within `tie_margin` of the winner's, and which no finals compared with it.
+    #: Candidates whose potential is closer to the winner's than `tie_margin` (or the same), and which no finals told
+    #: apart from it.
     ties: tuple[CandidateId, ...]
     tie_margin: float
     failed_candidates: int
@@ -206,6 +200,8 @@ class Metrics(Frozen):
             result=result,
             failure=self.failure,
             seconds=self.seconds,
+            best_defaulted=self.best_defaulted,
+            usage_by_judge=self.usage_by_judge,
             notes=self.notes,
         )
 
@@ -220,13 +216,15 @@ def metrics_of(history: TaskHistory) -> Metrics:
         state = TaskState.CANCELLED
     ranks = {candidate.spec.id: rank for rank, candidate in enumerate(ranking, 1)}
     margin = history.settings.scoring.tie_margin
-    ties = _ties(ranking, margin, history.finals) if winner else ()
+    close = ties(ranking, margin, history.finals, history.answers) if winner else ()
+    tied = tuple(candidate.spec.id for candidate in close)
     defaulted = winner.combined.defaulted if winner and winner.combined else ()
     in_order = sorted(history.candidates, key=lambda candidate: candidate.spec.order)
     children: dict[str, list[str]] = defaultdict(list)
     for candidate in in_order:
         children[candidate.spec.parent or ""].append(candidate.spec.id)
-    judgements = [judgement for candidate in in_order for judgement in candidate.judgements]
+    answers: list[Answer] = [judgement for candidate in in_order for judgement in candidate.judgements]
+    answers += history.comparisons
     times = [time for candidate in in_order for time in candidate.times.values()]
     return Metrics(
         task_id=history.task.id,
@@ -240,14 +238,14 @@ def metrics_of(history: TaskHistory) -> Metrics:
         failure=failure,
         best_id=winner.spec.id if winner else None,
         best_defaulted=defaulted,
-        ties=ties,
+        ties=tied,
         tie_margin=margin,
         failed_candidates=sum(candidate.state is CandidateState.FAILED for candidate in in_order),
         unscored_candidates=sum(
             candidate.state is CandidateState.SCORED and candidate.potential is None for candidate in in_order
         ),
         reused_candidates=sum(candidate.reused for candidate in in_order),
-        notes=_notes(history, winner, ties),
+        notes=_notes(history, winner, tied),
         run_id=history.run_id,
         config_hash=history.config_hash,
         generator=history.generator,
@@ -261,11 +259,8 @@ def metrics_of(history: TaskHistory) -> Metrics:
         model_evaluations=sum(
             candidate.generated.model_evaluations for candidate in in_order if candidate.generated is not None
         ),
-        usage=_usage(judgements),
-        usage_by_judge={
-            judge: _usage(judgement for judgement in judgements if judgement.judge == judge)
-            for judge in sorted({judgement.judge for judgement in judgements})
-        },
+        usage=usage_of(answers),
+        usage_by_judge=usage_by_judge(answers),
         inputs=_inputs(history.task, history.prepared) if history.prepared else None,
         candidates=tuple(_candidate(candidate, ranks, children[candidate.spec.id]) for candidate in in_order),
         finals=history.finals,
@@ -343,44 +338,16 @@ def _rounded(potential: float | None) -> float | None:
 
 
 def _best_scores(winner: Candidate) -> dict[str, float]:
+    weighed = winner.combined.scores if winner.combined else {}
     scores = {
-        f"{judgement.judge}_{criterion}": value
+        f"{judgement.judge}_{term}": value
         for judgement in winner.judgements
-        for criterion, value in judgement.scores.items()
+        for term, value in (*judgement.scores.items(), *judgement.measures.items())
+        if term in judgement.scores or term in weighed
     }
     if winner.combined:
         scores |= {f"default_{name}": winner.combined.scores[name] for name in winner.combined.defaulted}
     return scores
-
-
-def _ties(ranking: Sequence[Candidate], margin: float, decided: Sequence[CandidateId]) -> tuple[CandidateId, ...]:
-    """Candidates too close to the winner to be told apart; those that finals have told apart are none."""
-    winner, *others = ranking
-    flagged, negative, _ = winner.rank_key
-    return tuple(
-        other.spec.id
-        for other in others
-        if other.rank_key[0] == flagged
-        and abs(other.rank_key[1] - negative) <= margin
-        and not {winner.spec.id, other.spec.id} <= set(decided)
-    )
-
-
-def _usage(judgements: Iterable[Judgement]) -> UsageMetrics:
-    every = list(judgements)
-    paid = [judgement for judgement in every if not judgement.cached]
-    seconds = [judgement.seconds for judgement in paid]
-    return UsageMetrics(
-        judgements=len(every),
-        cached=len(every) - len(paid),
-        calls=sum(judgement.usage.calls for judgement in paid),
-        input_tokens=sum(judgement.usage.input_tokens for judgement in paid),
-        output_tokens=sum(judgement.usage.output_tokens for judgement in paid),
-        cost_usd=sum(judgement.usage.cost_usd for judgement in paid),
-        seconds=sum(seconds),
-        mean_seconds=sum(seconds) / len(seconds) if seconds else None,
-        max_seconds=max(seconds, default=None),
-    )
 
 
 def _inputs(task: Task, prepared: Prepared) -> InputsMetrics:
@@ -426,13 +393,13 @@ def _no_winner(candidates: Sequence[Candidate]) -> Failure:
     )
 
 
-def _notes(history: TaskHistory, winner: Candidate | None, ties: Sequence[CandidateId]) -> tuple[str, ...]:
+def _notes(history: TaskHistory, winner: Candidate | None, tied: Sequence[CandidateId]) -> tuple[str, ...]:
     notes = list(history.prepared.notes) if history.prepared else []
     if winner and winner.combined and winner.combined.defaulted:
         names = ", ".join(winner.combined.defaulted)
         notes.append(f"Nobody judged {names} of any candidate: the winner was chosen on a default score.")
-    if ties:
-        names = ", ".join(ties[:5]) + (f" and {len(ties) - 5} more" if len(ties) > 5 else "")
+    if tied:
+        names = ", ".join(tied[:5]) + (f" and {len(tied) - 5} more" if len(tied) > 5 else "")
         notes.append(f"{names} came within {history.settings.scoring.tie_margin:g} of the winner: count it as a tie.")
     if failed := sum(candidate.state is CandidateState.FAILED for candidate in history.candidates):
         notes.append(f"{failed} of {len(history.candidates)} candidates failed.")

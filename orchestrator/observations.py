@@ -10,7 +10,7 @@ from itertools import product
 
 from shared.ledger import Command, Keys
 from shared.outcome import TaskState
-from shared.types import Candidate, CandidateState, Judgement
+from shared.types import Candidate, CandidateState, Judgement, Usage
 
 #: Upper bounds in seconds. Candidates take fractions of a second (composite) to minutes (large models).
 BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600)
@@ -49,6 +49,11 @@ def of_candidate(old: Candidate, new: Candidate) -> list[Command]:
     return [*_waited(old, new), *_made(old, new), *_judged(old, new), *_settled(old, new), *_retried(old, new)]
 
 
+def of_comparison(judge: str, usage: Usage) -> list[Command]:
+    """What a comparison of the finals cost (nothing, if it was cached)."""
+    return list(_paid(judge, usage))
+
+
 def _waited(old: Candidate, new: Candidate) -> Iterator[Command]:
     first = new.state is CandidateState.DISPATCHED and old.state is CandidateState.PENDING and not old.earlier
     if first and "asked" in new.times and "dispatched" in new.times:
@@ -70,15 +75,18 @@ def _judged(old: Candidate, new: Candidate) -> Iterator[Command]:
             continue
         if judgement.scores or judgement.measures:
             yield from _observe("judgement_seconds", (judgement.judge,), judgement.seconds)
-        usage = judgement.usage
-        for name, labels, number in (
-            ("judge_calls", (judgement.judge,), usage.calls),
-            ("judge_tokens", (judgement.judge, "input"), usage.input_tokens),
-            ("judge_tokens", (judgement.judge, "output"), usage.output_tokens),
-            ("judge_cost_usd", (judgement.judge,), usage.cost_usd),
-        ):
-            if number:
-                yield _add(name, labels, number)
+        yield from _paid(judgement.judge, judgement.usage)
+
+
+def _paid(judge: str, usage: Usage) -> Iterator[Command]:
+    for name, labels, number in (
+        ("judge_calls", (judge,), usage.calls),
+        ("judge_tokens", (judge, "input"), usage.input_tokens),
+        ("judge_tokens", (judge, "output"), usage.output_tokens),
+        ("judge_cost_usd", (judge,), usage.cost_usd),
+    ):
+        if number:
+            yield _add(name, labels, number)
 
 
 def _outcome(judgement: Judgement) -> str:

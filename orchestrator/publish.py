@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from orchestrator.metrics_file import Metrics, TaskHistory, metrics_of
 from orchestrator.report import render_index, render_report
 from orchestrator.thumbnails import Pictures, pictures_of
+from orchestrator.usage import RunMetrics
 from shared.artifacts import ArtifactCorrupt, ArtifactMissing, ArtifactStore, task_file, task_folder
 from shared.outcome import TaskOutcome, TaskState
 from shared.types import ArtifactRef, RunId, TaskId
@@ -67,7 +68,8 @@ def published_outcome(store: ArtifactStore, task_id: TaskId, config_hash: str) -
     metrics = read_metrics(store, task_id)
     if metrics is None or metrics.state is not TaskState.DONE or metrics.config_hash != config_hash:
         return None
-    return metrics.outcome(_result(metrics)).model_copy(update={"state": TaskState.UNCHANGED})
+    unpaid = {"state": TaskState.UNCHANGED, "usage_by_judge": {}}
+    return metrics.outcome(_result(metrics)).model_copy(update=unpaid)
 
 
 def republish_report(store: ArtifactStore, task_id: TaskId) -> bool:
@@ -84,6 +86,11 @@ def publish_index(
     """Write the page that lists a run's tasks, at the store's root. Returns where it is, as a person would open it."""
     store.write(name, render_index(run_id, tuple(outcomes)))
     return store.where(name)
+
+
+def publish_run_metrics(store: ArtifactStore, metrics: RunMetrics) -> None:
+    """Write a run's metrics.json next to its manifest."""
+    store.write(f"runs/{metrics.run_id}/{METRICS}", _json(metrics))
 
 
 def _images(store: ArtifactStore, metrics: Metrics, top: int) -> Mapping[str, bytes]:
@@ -141,5 +148,5 @@ def _result(metrics: Metrics) -> ArtifactRef | None:
     return ArtifactRef(name=task_file(metrics.task_id, RESULT), sha256=best.image.sha256)
 
 
-def _json(metrics: Metrics) -> bytes:
+def _json(metrics: Metrics | RunMetrics) -> bytes:
     return (metrics.model_dump_json(indent=2) + "\n").encode()

@@ -22,6 +22,7 @@ from shared.types import (
     RunId,
     Task,
     TaskId,
+    Usage,
 )
 
 
@@ -46,6 +47,8 @@ class Run(Frozen):
     judges: dict[str, tuple[str, ...]]
     #: Judges that are asked on a queue of their own, since they need packages of their own.
     own_queue: tuple[str, ...] = ()
+    #: The judge that compares candidates in the finals; `None` for no finals.
+    comparer: str | None = None
     force: bool = False
     total: int = 0
 
@@ -212,6 +215,9 @@ class CandidatesCompared(_Event):
     judge: str
     preference: Literal[-1, 0, 1] | None
     reason: str = ""
+    seconds: float = 0.0
+    cached: bool = False
+    usage: Usage = Usage()
 
 
 class Nudge(_Event):

@@ -1,5 +1,6 @@
 """How a task ended."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from shared.types import ArtifactRef, CandidateId, Failure, Frozen, TaskId
@@ -28,6 +29,23 @@ class TaskState(StrEnum):
         return self in (TaskState.DONE, TaskState.UNCHANGED, TaskState.FAILED, TaskState.CANCELLED)
 
 
+class UsageMetrics(Frozen):
+    """What judging cost. Cached answers cost nothing and are counted apart."""
+
+    judgements: int = 0
+    #: Pairs of candidates compared in finals, each order by itself.
+    comparisons: int = 0
+    cached: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    #: Time spent waiting for judges, summed over judgements and comparisons (they overlap).
+    seconds: float = 0.0
+    mean_seconds: float | None = None
+    max_seconds: float | None = None
+
+
 class TaskOutcome(Frozen):
     """What a finished task came to: one line of `run --json`, one row of the run's index."""
 
@@ -45,5 +63,9 @@ class TaskOutcome(Frozen):
     failure: Failure | None = None
     #: Seconds from the first candidate asked for to the result.
     seconds: float | None = None
+    #: Criteria of the winner whose score is a configured default, and no judgement.
+    best_defaulted: tuple[str, ...] = ()
+    #: What this run paid each judge for the task; nothing for a task that was done before.
+    usage_by_judge: Mapping[str, UsageMetrics] = {}
     #: What a reader should know: a winner on default scores, ties with the runner-up, a mask that was resized.
     notes: tuple[str, ...] = ()

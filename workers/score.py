@@ -5,14 +5,15 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from celery.signals import worker_ready, worker_shutdown
 
 from shared.artifacts import ArtifactMissing, ArtifactStore
-from shared.celery_app import make_app, sender, worker_arguments
+from shared.celery_app import make_app, run_worker, sender, worker_arguments
 from shared.claims import claim
 from shared.errors import BrokerUnreachable, Permanent, Retryable
 from shared.heartbeat import HelperBeat, Pulse, new_incarnation
@@ -41,7 +42,7 @@ from workers.inputs import Inputs, Recent, read_rgb
 from workers.preparation.access import LabelStudioAccess
 from workers.preparation.fetch import Fetcher
 from workers.preparation.job import prepare_task
-from workers.scoring.base import Comparer, Scorer, ScoreRequest
+from workers.scoring.base import Comparer, Preference, Scorer, ScoreRequest
 from workers.scoring.cache import JudgementCache
 from workers.scoring.context import ScoringContext
 from workers.scoring.gate import GateLimits, check_gates
@@ -50,8 +51,12 @@ from workers.scoring.registry import criteria_of, make_comparer, make_scorer
 
 logger = logging.getLogger(__name__)
 
+Value = TypeVar("Value")
+
 #: Queues of a score worker that is given none.
 DEFAULT_QUEUES = (SCORE, PREPARE)
+#: How long an image may be late on a shared file system before it counts as gone.
+_LATE_SECONDS = 30.0
 
 
 class ScoreWorker:
@@ -123,10 +128,10 @@ class ScoreWorker:
         settings = self._run_settings(job.run)
         try:
             judgement = self._judge(job, settings)
-        except Retryable:
-            raise
-        except Permanent as error:
+        except (Permanent, ArtifactMissing) as error:
             judgement = _missing(job.judge, settings, str(error))
+        except (Retryable, redis.RedisError):
+            raise
         except Exception as error:
             logger.exception("%s failed", job.judge, extra={"action": "judge_failed", "job": job.key})
             judgement = _missing(job.judge, settings, f"{type(error).__name__}: {error}")
@@ -141,7 +146,7 @@ class ScoreWorker:
 
     def _judge(self, job: ScoreJob, settings: Settings) -> Judgement:
         store = self._inputs.store(job.store)
-        images = self._inputs.task(job.store, job.task, job.character_name, job.prepared)
+        images = self._task_images(job)
         request = _request(job.run, job.candidate, images, store, job.image, preview=job.preview)
         context = self._context(job.run, store)
         limits = settings.scoring.gate
@@ -158,26 +163,40 @@ class ScoreWorker:
 
     def _compared(self, job: CompareJob) -> CandidatesCompared:
         settings = self._run_settings(job.run)
-        store = self._inputs.store(job.store)
-        images = self._inputs.task(job.store, job.task, job.character_name, job.prepared)
-        first = _request(job.run, job.first, images, store, job.first_image)
-        second = _request(job.run, job.second, images, store, job.second_image)
-        context = self._context(job.run, store)
         try:
-            comparer = self._comparer(job.judge, job.run, settings, context)
-            said = compare_two(comparer, first, second, JudgementCache(context))
-            preference, reason = said.value, said.words
-        except Permanent as error:
-            preference, reason = None, str(error)
+            said = self._compare(job, settings)
+        except (Permanent, ArtifactMissing) as error:
+            said = Preference(None, str(error))
+        except (Retryable, redis.RedisError):
+            raise
+        except Exception as error:
+            logger.exception("%s failed", job.judge, extra={"action": "judge_failed", "job": job.key})
+            said = Preference(None, f"{type(error).__name__}: {error}")
         return CandidatesCompared(
             run=job.run,
             task=job.task,
             first=job.first,
             second=job.second,
             judge=job.judge,
-            preference=preference,
-            reason=reason,
+            preference=said.value,
+            reason=said.words,
+            seconds=said.seconds,
+            cached=said.cached,
+            usage=said.usage,
         )
+
+    def _compare(self, job: CompareJob, settings: Settings) -> Preference:
+        store = self._inputs.store(job.store)
+        images = self._task_images(job)
+        first = _request(job.run, job.first, images, store, job.first_image)
+        second = _request(job.run, job.second, images, store, job.second_image)
+        context = self._context(job.run, store)
+        return compare_two(
+            self._comparer(job.judge, job.run, settings, context), first, second, JudgementCache(context)
+        )
+
+    def _task_images(self, job: ScoreJob | CompareJob) -> TaskImages:
+        return _late(lambda: self._inputs.task(job.store, job.task, job.character_name, job.prepared))
 
     def _context(self, run: str, store: ArtifactStore) -> ScoringContext:
         def read(name: str) -> bytes | None:
@@ -235,10 +254,22 @@ def _request(
         init=images.init,
         mask=images.mask,
         character=images.character,
-        result=read_rgb(store, result),
+        result=_late(lambda: read_rgb(store, result)),
         content_key=stable_hash([images.key, images.character_name, result.sha256]),
         preview=preview,
     )
+
+
+def _late(read: Callable[[], Value]) -> Value:
+    """Read what was written before its job was sent: not there means late for a while, and then gone for good."""
+    deadline = time.monotonic() + _LATE_SECONDS
+    while True:
+        try:
+            return read()
+        except ArtifactMissing:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def serve(url: str, settings: Settings, queues: Sequence[str] = DEFAULT_QUEUES, concurrency: int = 16) -> None:
@@ -259,4 +290,4 @@ def serve(url: str, settings: Settings, queues: Sequence[str] = DEFAULT_QUEUES, 
         worker.stop()
 
     name = f"score@{socket.gethostname()}-{os.getpid()}"
-    worker.app.worker_main(worker_arguments(name, "threads", concurrency, queues, settings.dispatch.events))
+    run_worker(worker.app, worker_arguments(name, "threads", concurrency, queues, settings.dispatch.events))

@@ -104,6 +104,7 @@ def _again(client: Client, run: Run, tasks: tuple[Task, ...], run_id: str | None
         generator=run.generator,
         judges=run.available,
         own_queue=run.own_queue,
+        comparer=run.comparer,
         priority=run.priority,
         force=run.force,
         run_id=run_id,

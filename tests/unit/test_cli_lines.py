@@ -7,11 +7,12 @@ from rich.console import Console
 
 from inpaint_eacps.dashboard import dashboard
 from inpaint_eacps.follow import exit_code
-from inpaint_eacps.lines import duration, outcome_line, progress_line, summary_line
+from inpaint_eacps.lines import duration, judging_lines, outcome_line, progress_line, summary_line
 from orchestrator.progress import Eta, RunProgress
+from orchestrator.usage import run_metrics
 from shared.errors import ExitCode
 from shared.heartbeat import DeviceState, Heartbeat
-from shared.outcome import TaskOutcome, TaskState
+from shared.outcome import TaskOutcome, TaskState, UsageMetrics
 from shared.types import Failure
 
 BUSY = Heartbeat(
@@ -104,6 +105,18 @@ def test_the_summary_counts_and_says_how_to_run_unchanged_tasks_again() -> None:
     assert line.startswith("Tasks: 1 done, 1 done before")
     assert "--force" in line
     assert "1 failed, in 1 min 15 s. Results are in /out/index.html" in line
+
+
+def test_the_summary_names_what_was_paid_and_warns_of_winners_on_a_default() -> None:
+    usage = UsageMetrics(judgements=3, cached=1, calls=4, input_tokens=1000, output_tokens=200, cost_usd=0.0125)
+    real = outcome(TaskState.DONE).model_copy(update={"usage_by_judge": {"gemini": usage, "local": UsageMetrics()}})
+    assert judging_lines(run_metrics("r", (real,))) == (
+        "Judge gemini: 4 calls, 1200 tokens, $0.0125; 1 answers from the cache.",
+    )
+    default = outcome(TaskState.DONE).model_copy(update={"best_defaulted": ("identity",)})
+    (warning,) = judging_lines(run_metrics("r", (default, default, default, default, default, default)))
+    assert warning.startswith("Warning: the winner was chosen on a default score")
+    assert warning.endswith("7 and 1 more.")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from tests.judge_support import KEY, context
 from workers.scoring.base import ScoreRequest
 from workers.scoring.context import ScoringContext
 from workers.scoring.keys import api_key, has_api_key
-from workers.scoring.registry import criteria_of, judge_names, make_comparer, make_scorer, resolve_auto
+from workers.scoring.registry import (
+    can_compare,
+    comparer_of,
+    criteria_of,
+    judge_names,
+    make_comparer,
+    make_scorer,
+    resolve_auto,
+)
 
 
 class OwnJudge:
@@ -81,6 +89,19 @@ def test_the_registry_tells_the_truth_about_criteria(name: str) -> None:
     assert made.name == name
     assert made.criteria == criteria_of(name, Settings())
     assert made.cache_key() == make_scorer(name, Settings(), context()).cache_key()
+
+
+@pytest.mark.parametrize("name", judge_names())
+def test_the_registry_tells_the_truth_about_who_can_compare(name: str) -> None:
+    assert can_compare(name) is hasattr(make_scorer(name, Settings(), context()), "compare")
+
+
+def test_finals_without_a_judge_that_can_compare_are_refused_at_once() -> None:
+    finals = Settings.model_validate({"scoring": {"finals": "pairwise"}})
+    assert comparer_of(("local", "gemini"), finals) == "gemini"
+    assert comparer_of(("local",), Settings()) is None
+    with pytest.raises(ConfigurationError, match=r"scoring\.finals: pairwise .* none of local, \S+OwnJudge can"):
+        comparer_of(("local", OWN), finals)
 
 
 def test_names_and_construction_import_nothing_heavy() -> None:

@@ -4,12 +4,20 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from orchestrator.metrics_file import metrics_of, shown_source
-from orchestrator.publish import publish, publish_index, published_outcome, read_metrics, republish_report
+from orchestrator.publish import (
+    publish,
+    publish_index,
+    publish_run_metrics,
+    published_outcome,
+    read_metrics,
+    republish_report,
+)
+from orchestrator.usage import RunMetrics, run_metrics, total
 from shared.artifacts import ArtifactStore
 from shared.errors import Retryable
 from shared.images import read_png_text
@@ -227,14 +235,56 @@ def test_a_default_never_beats_a_score(store: ArtifactStore) -> None:
     assert metrics_json(store)["ties"] == []
 
 
+def both_orders(forth: Literal[-1, 0, 1], back: Literal[-1, 0, 1]) -> tuple[CandidatesCompared, ...]:
+    """`l01.1` against `g01`, and the other way round."""
+    pairs = (("l01.1", "g01", forth), ("g01", "l01.1", back))
+    usage = Usage(calls=2, input_tokens=1000, output_tokens=50, cost_usd=0.002)
+    return tuple(
+        CandidatesCompared(
+            run="run-1", task="7", first=first, second=second, judge="gemini", preference=preference, seconds=3.0,
+            usage=usage,
+        )
+        for first, second, preference in pairs
+    )  # fmt: skip
+
+
+def test_what_the_finals_cost_is_counted(store: ArtifactStore) -> None:
+    base = history(store)
+    plain, compared = metrics_of(base).usage, metrics_of(replace(base, comparisons=both_orders(1, -1))).usage
+    assert (compared.judgements, compared.comparisons) == (plain.judgements, 2)
+    assert compared.calls == plain.calls + 4
+    assert compared.input_tokens == plain.input_tokens + 2000
+    assert compared.cost_usd == pytest.approx(plain.cost_usd + 0.004)
+    assert compared.max_seconds == 3.0
+
+
+def test_a_run_is_the_sum_of_its_tasks(store: ArtifactStore) -> None:
+    first = publish(store, history(store))
+    second = publish(store, only(history(store), defaulted(generated(store, spec("g00", 5000, (0, 0))))))
+    unchanged = first.model_copy(update={"state": TaskState.UNCHANGED, "usage_by_judge": {}})
+    found = run_metrics("run-1", [first, second, unchanged])
+    assert found.tasks == {TaskState.DONE: 2, TaskState.UNCHANGED: 1}
+    assert found.defaulted == ("7",)
+    paid = [first.usage_by_judge["gemini"], second.usage_by_judge["gemini"]]
+    assert found.usage == found.usage_by_judge["gemini"] == total(paid)
+    assert found.usage.calls == sum(each.calls for each in paid) > 0
+    assert found.usage.mean_seconds == pytest.approx(found.usage.seconds / found.usage.judgements)
+    publish_run_metrics(store, found)
+    assert RunMetrics.model_validate_json(store.read("runs/run-1/metrics.json")) == found
+
+
 def test_ties_are_named(store: ArtifactStore) -> None:
     base = history(store)
     assert metrics_of(base).ties == ()
     settings = Settings.model_validate({"scoring": {"tie_margin": 4.0}})
+    assert metrics_of(replace(base, settings=settings)).ties == (), "at the margin is not closer than it"
+    settings = Settings.model_validate({"scoring": {"tie_margin": 4.5}})
     metrics = metrics_of(replace(base, settings=settings))
     assert metrics.ties == ("g01", "l01.0")
-    assert any("g01, l01.0 came within 4" in note for note in metrics.notes)
-    assert metrics_of(replace(base, settings=settings, finals=("l01.1", "g01"))).ties == ("l01.0",)
+    assert any("g01, l01.0 came within 4.5" in note for note in metrics.notes)
+    finals = replace(base, settings=settings, finals=("l01.1", "g01"))
+    assert metrics_of(replace(finals, comparisons=both_orders(1, -1))).ties == ("l01.0",)
+    assert metrics_of(replace(finals, comparisons=both_orders(1, 1))).ties == ("g01", "l01.0"), "the finals were a tie"
     exact = metrics_of(only(base, base.candidates[4], base.candidates[1]))
     assert (exact.best_id, exact.ties) == ("g01", ("l01.0",))
 
@@ -296,7 +346,7 @@ def test_what_was_published_is_known_again(store: ArtifactStore) -> None:
     assert published_outcome(store, "7", "c0ffee") is None
     outcome = publish(store, base)
     again = published_outcome(store, "7", "c0ffee")
-    assert again == outcome.model_copy(update={"state": TaskState.UNCHANGED})
+    assert again == outcome.model_copy(update={"state": TaskState.UNCHANGED, "usage_by_judge": {}})
     assert published_outcome(store, "7", "another") is None
     assert read_metrics(store, "7") == metrics_of(base)
     publish(store, only(base, base.candidates[3]))

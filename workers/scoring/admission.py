@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from shared.errors import BrokerUnreachable
+from shared.errors import BrokerUnreachable, ConfigurationError
 from shared.settings.judges import BudgetSettings, RateLimitSettings
 from shared.types import Usage
 from workers.scoring.failures import BudgetSpent, JudgeStopped
@@ -166,9 +166,15 @@ class Admission:
     def ask(self, tokens: int, cost: float) -> Admitted | NotYet:
         """Ask to start a call of `tokens` input tokens that costs at most `cost` US dollars.
 
-        Raises JudgeStopped when the judge is stopped and BudgetSpent when the budget does not reach.
+        Raises JudgeStopped when the judge is stopped and BudgetSpent when the budget does not reach;
+        ConfigurationError when one call alone would break the limit on tokens.
         """
         limits, budget = self._limits, self._budget
+        if limits.tokens_per_minute is not None and tokens > limits.tokens_per_minute:
+            raise ConfigurationError(
+                f"scoring.{self._judge}.limits.tokens_per_minute ({limits.tokens_per_minute}) does not reach for one "
+                f"call of {tokens} tokens."
+            )
         window = limits.window + limits.slack
         burst = limits.burst or max(1, limits.requests_per_minute // 20)
         verdict, value = self._run(

@@ -63,6 +63,7 @@ class Preference:
     #: 1 prefers the first, -1 the second, 0 neither; `None` could not be judged, and `words` is the reason.
     value: Literal[-1, 0, 1] | None
     words: str = ""
+    seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)
     cached: bool = False
 

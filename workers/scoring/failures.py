@@ -42,3 +42,8 @@ class JudgeStopped(Permanent):
 
 class BudgetSpent(JudgeStopped):
     """The run's budget for this judge does not reach for another call."""
+
+
+def usage_of(error: Exception) -> Usage:
+    """What was spent in vain."""
+    return error.usage if isinstance(error, JudgeUnavailable | JudgeStopped) else Usage()

@@ -129,9 +129,9 @@ class GeminiScorer:
         question = compare_question(first, second, self._settings.max_side)
         sample = self._sample(question, Choice, time.monotonic() + self._settings.retry.patience)
         if sample.reply is None:
-            return Preference(None, sample.reason, sample.usage)
+            return Preference(None, sample.reason, sample.seconds, sample.usage)
         value = {"A": 1, "B": -1, "tie": 0}[sample.reply.better]
-        return Preference(value, sample.reply.observations[:_WORDS], sample.usage)  # type: ignore[arg-type]
+        return Preference(value, sample.reply.observations[:_WORDS], sample.seconds, sample.usage)  # type: ignore[arg-type]
 
     def _judgement(self, samples: list[_Sample[Verdict]], usage: Usage) -> Judgement:
         verdicts = [sample.reply for sample in samples if sample.reply is not None]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from shared.errors import BrokerUnreachable, Permanent, Retryable
-from shared.types import Judgement, Usage
+from shared.types import Judgement
 from workers.scoring.base import Comparer, Preference, Scorer, ScoreRequest
 from workers.scoring.cache import JudgementCache
-from workers.scoring.failures import JudgeStopped, JudgeUnavailable
+from workers.scoring.failures import JudgeStopped, usage_of
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def compare_two(
 
 
 def _compared(comparer: Comparer, first: ScoreRequest, second: ScoreRequest) -> Preference:
+    began = time.monotonic()
     try:
         return comparer.compare(first, second)
     except BrokerUnreachable:
@@ -73,7 +74,7 @@ def _compared(comparer: Comparer, first: ScoreRequest, second: ScoreRequest) -> 
         _log.warning(
             "%s could not compare: %s", comparer.name, error, extra={"action": "judge.failed", "judge": comparer.name}
         )
-        return Preference(None, str(error), _usage_of(error))
+        return Preference(None, str(error), time.monotonic() - began, usage_of(error))
 
 
 def _judged(scorer: Scorer, request: ScoreRequest) -> Judgement:
@@ -92,9 +93,5 @@ def _judged(scorer: Scorer, request: ScoreRequest) -> Judgement:
             judge=scorer.name,
             missing=dict.fromkeys(sorted(scorer.criteria), str(error)),
             seconds=time.monotonic() - began,
-            usage=_usage_of(error),
+            usage=usage_of(error),
         )
-
-
-def _usage_of(error: Exception) -> Usage:
-    return error.usage if isinstance(error, JudgeUnavailable | JudgeStopped) else Usage()

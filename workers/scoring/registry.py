@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,12 +21,14 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 class _Entry:
     path: str
     criteria: frozenset[str]
+    #: Whether it can say which of two results is better.
+    compares: bool = False
 
 
 #: Every judge is constructed as `Class(settings, context)`.
 _JUDGES: Mapping[str, _Entry] = {
     "local": _Entry("workers.scoring.local:LocalScorer", frozenset(CRITERIA)),
-    "gemini": _Entry("workers.scoring.gemini:GeminiScorer", frozenset(CRITERIA)),
+    "gemini": _Entry("workers.scoring.gemini:GeminiScorer", frozenset(CRITERIA), compares=True),
     "moondream": _Entry("workers.scoring.moondream:MoondreamScorer", frozenset(CRITERIA)),
     "arcface": _Entry("workers.scoring.arcface:ArcFaceScorer", frozenset({IDENTITY})),
     "clip": _Entry("workers.scoring.clip:ClipScorer", frozenset({"clip_text", "clip_image"})),
@@ -61,6 +63,28 @@ def criteria_of(name: str, settings: Settings) -> frozenset[str]:
     if entry := _JUDGES.get(name):
         return entry.criteria
     return frozenset(_load(name).criteria)
+
+
+def can_compare(name: str) -> bool:
+    """Whether a judge can compare two results (finals). Raises ConfigurationError for a name that is no judge's."""
+    entry = _JUDGES.get(name)
+    return entry.compares if entry else callable(getattr(_load(name), "compare", None))
+
+
+def comparer_of(names: Iterable[str], settings: Settings) -> str | None:
+    """The preferred judge of the finals; `None` where there are none to be held.
+
+    Raises ConfigurationError when finals are asked for and nobody can compare.
+    """
+    if settings.scoring.finals == "off":
+        return None
+    able = next((name for name in names if can_compare(name)), None)
+    if able is None:
+        raise ConfigurationError(
+            f"scoring.finals: {settings.scoring.finals} needs a judge that can compare two results, and none of "
+            f"{', '.join(names)} can; gemini can. Or set scoring.finals to off."
+        )
+    return able
 
 
 def make_scorer(name: str, settings: Settings, context: ScoringContext) -> Scorer:

@@ -4,6 +4,7 @@ from shared.errors import BrokerUnreachable, Permanent, Retryable
 from shared.settings.judges import MoondreamSettings
 from shared.types import IDENTITY, Judgement
 from workers.scoring.base import Scorer, ScoreRequest
+from workers.scoring.failures import usage_of
 from workers.scoring.moondream import MoondreamScorer
 from workers.scoring.remote import add
 
@@ -46,7 +47,8 @@ class VerifiedScorer:
         except BrokerUnreachable:
             raise
         except (Retryable, Permanent) as error:
-            return _unknown(judged, str(error))
+            paid = judged.model_copy(update={"usage": add(judged.usage, usage_of(error))})
+            return _unknown(paid, str(error))
         paid = judged.model_copy(
             update={"usage": add(judged.usage, second.usage), "seconds": judged.seconds + second.seconds}
         )
