@@ -8,6 +8,7 @@ import hashlib
 import json
 import threading
 import time
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,8 @@ class ClipScorer:
         """Load the model. Raises MissingDependency, ConfigurationError or DeviceError."""
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._load()
+                settings = self._settings
+                self._loaded = _loaded(settings.model, settings.revision, settings.device)
 
     def score(self, request: ScoreRequest) -> Judgement:
         """Measure one result."""
@@ -79,21 +81,26 @@ class ClipScorer:
             seconds=time.monotonic() - began,
         )
 
-    def _load(self) -> tuple[Any, Any]:
-        settings = self._settings
-        try:
-            from transformers import AutoTokenizer, CLIPModel
-        except ImportError as error:
-            raise MissingDependency("The judge clip needs transformers: pip install 'inpaint-eacps[clip]'.") from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
-            model = CLIPModel.from_pretrained(settings.model, revision=settings.revision, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"scoring.clip.model {settings.model} cannot be loaded: {error}") from error
-        try:
-            return model.to(settings.device).eval(), tokenizer
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"scoring.clip.device {settings.device} cannot be used: {error}") from error
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, revision: str, device: str) -> tuple[Any, Any]:
+    """Model and tokenizer, once for all runs that a worker serves."""
+    try:
+        from transformers import AutoTokenizer, CLIPModel
+    except ImportError as error:
+        raise MissingDependency(
+            "The judge clip needs transformers, and a torchvision that fits torch if there is one: "
+            f"pip install 'inpaint-eacps[clip]' ({error})."
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        model = CLIPModel.from_pretrained(name, revision=revision, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"scoring.clip.model {name} cannot be loaded: {error}") from error
+    try:
+        return model.to(device).eval(), tokenizer
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"scoring.clip.device {device} cannot be used: {error}") from error
 
 
 def _prepared(image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:

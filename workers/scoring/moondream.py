@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -102,8 +103,11 @@ class MoondreamScorer:
         """
         with self._lock:
             if self._loaded is None:
-                local = self._settings.mode == "local"
-                self._loaded = _Loaded(LocalAsker(self._settings), None) if local else self._http()
+                settings = self._settings
+                if settings.mode == "local":
+                    self._loaded = _Loaded(local_asker(settings.model, settings.revision, settings.device), None)
+                else:
+                    self._loaded = self._http()
 
     def close(self) -> None:
         """Close connections."""
@@ -250,7 +254,7 @@ class HttpAsker:
 class LocalAsker:
     """The model itself, through transformers and the code that comes with its weights (which needs transformers 4)."""
 
-    def __init__(self, settings: MoondreamSettings) -> None:
+    def __init__(self, name: str, revision: str, device: str) -> None:
         try:
             major = int(version("transformers").split(".")[0])
         except PackageNotFoundError as error:
@@ -267,23 +271,29 @@ class LocalAsker:
             raise MissingDependency(_NEEDS) from error
         try:
             self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                settings.model,
-                revision=settings.revision,
+                name,
+                revision=revision,
                 trust_remote_code=True,
-                torch_dtype=torch.float32 if settings.device == "cpu" else torch.bfloat16,
-            ).to(settings.device)
+                torch_dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            ).to(device)
         except OSError as error:
-            raise ConfigurationError(f"scoring.moondream.model {settings.model} cannot be loaded: {error}") from error
+            raise ConfigurationError(f"scoring.moondream.model {name} cannot be loaded: {error}") from error
         except RuntimeError as error:
-            raise DeviceError(f"scoring.moondream.device {settings.device} cannot hold the model: {error}") from error
+            raise DeviceError(f"scoring.moondream.device {device} cannot hold the model: {error}") from error
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        self._model = None
+        """The model stays for other runs."""
 
     def ask(self, image: Image.Image, question: str) -> str:
         with self._lock:
             return str(self._model.query(image, question)["answer"])
+
+
+@lru_cache(maxsize=1)
+def local_asker(name: str, revision: str, device: str) -> LocalAsker:
+    """The model, once for all runs that a worker serves. Raises as `LocalAsker` does."""
+    return LocalAsker(name, revision, device)
 
 
 def _open(data: bytes) -> Image.Image:

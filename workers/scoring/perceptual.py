@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,9 @@ class LpipsScorer:
         )
 
 
+@lru_cache(maxsize=1)
 def _network(net: str, device: str) -> Distance:
+    """The network, once for all runs that a worker serves."""
     try:
         import lpips
         import torch
