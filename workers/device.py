@@ -4,7 +4,6 @@ A Celery worker with one process (prefork, so that it answers while it works). I
 that it is ready; encoding and writing of one candidate overlap the generation of the next.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -21,12 +20,12 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from redis.exceptions import RedisError
 
 from shared.artifacts import candidate_extra_name, candidate_image_name, candidate_record_name
-from shared.celery_app import make_app, sender, worker_arguments
+from shared.celery_app import make_app, run_worker, sender, worker_arguments
 from shared.errors import BrokerUnreachable, Cancelled, DeviceError, DeviceLost, InpaintError, Retryable
 from shared.heartbeat import DeviceState, Heartbeat, Pulse, new_incarnation
 from shared.images import encode_png
 from shared.inbox import post
-from shared.ledger import Keys, Ledger
+from shared.ledger import Guard, Keys, Ledger
 from shared.lifeline import die_with_parent
 from shared.messages import CandidateFailed, CandidateGenerated, GenerateJob, GenerationRecord, claim_key, stable_hash
 from shared.queues import GENERATE_TASK, device_queue
@@ -170,20 +169,29 @@ class DeviceWorker:
 
     def _claim(self, job: GenerateJob) -> bool:
         """Take up the candidate if this very attempt is meant for this device, and nobody took it up before."""
-        if not self._wanted(job):
-            return False
-        return bool(self._ledger.redis.hsetnx(Keys.claims, _claim(job), self.incarnation))
-
-    def _wanted(self, job: GenerateJob) -> bool:
-        text = self._ledger.hget(Keys.candidates(job.run, job.task), job.spec.id)
+        text = self._wanted(job)
         if text is None:
             return False
+        claim = _claim(job)
+        unchanged = Guard(Keys.candidates(job.run, job.task), job.spec.id, text)
+        taken = [("HSET", Keys.claims, claim, self.incarnation)]
+        if self._ledger.compare_and_do([unchanged, Guard(Keys.claims, claim, None)], taken):
+            return True
+        # Ours all the same when only the answer was lost, or when what we made of it was.
+        return claim not in self._finishing and self._ledger.hget(Keys.claims, claim) == self.incarnation
+
+    def _wanted(self, job: GenerateJob) -> str | None:
+        """The candidate as it stands in the ledger, if this very attempt is meant for this device."""
+        text = self._ledger.hget(Keys.candidates(job.run, job.task), job.spec.id)
+        if text is None:
+            return None
         candidate = Candidate.model_validate_json(text)
-        return (
+        ours = (
             candidate.state is CandidateState.DISPATCHED
             and candidate.attempt == job.attempt
             and candidate.device == self._plan.name
         )
+        return text if ours else None
 
     def _on_disk(self, job: GenerateJob) -> GenerationRecord | None:
         """The record of this candidate from an earlier run or attempt, if its image is there and whole."""
@@ -361,7 +369,7 @@ class DeviceWorker:
         job = self._current
         if job is None:
             return
-        if not self._wanted(job):
+        if self._wanted(job) is None:
             self._unwanted.set()
 
 
@@ -420,9 +428,8 @@ def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
             logger.warning("draining not announced: %s", error, extra={"action": "drain_failed", "queue": own_queue})
 
     Ledger(url).do([("SREM", Keys.drains, plan.name), ("HDEL", Keys.refused, plan.name)])
-    with contextlib.suppress(SystemExit):
-        name = f"{own_queue}@{socket.gethostname()}"
-        app.worker_main(worker_arguments(name, "prefork", 1, [own_queue], settings.dispatch.events))
+    name = f"{own_queue}@{socket.gethostname()}"
+    run_worker(app, worker_arguments(name, "prefork", 1, [own_queue], settings.dispatch.events))
     refused = Ledger(url).hget(Keys.refused, plan.name)
     if refused:
         raise DeviceError(refused)
