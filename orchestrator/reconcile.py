@@ -1,6 +1,7 @@
 """What should be running, compared with what is: the answer to every process, message or broker that was lost."""
 
 import logging
+from collections.abc import Mapping
 
 from orchestrator import transitions
 from orchestrator.admit import admit
@@ -52,8 +53,7 @@ class Reconciler:
         ledger = self._context.ledger
         load = ledger.hgetall(Keys.load(device))
         if beat is None:
-            for member in load:
-                self._lost(device, member, f"device {device} stopped answering")
+            self._lost(device, load, f"device {device} stopped answering")
             # Whatever is still in its queue was just given back; a claim would refuse it anyway.
             ledger.do([("SREM", Keys.devices, device), ("DEL", device_queue(device)), ("DEL", Keys.load(device))])
             logger.warning("device %s is gone", device, extra={"action": "device_lost", "device": device})
@@ -65,6 +65,7 @@ class Reconciler:
         draining = beat.state is DeviceState.DRAINING or device in drains or beat.host in drains
         idle = beat.current is None and not ledger.redis.llen(device_queue(device))
         busy_with = {beat.current, *beat.finishing}
+        died: dict[str, str] = {}
         for member, since in load.items():
             pending = Pending.parse(member)
             candidate = self._context.candidate(pending.run, pending.task, pending.candidate)
@@ -77,23 +78,41 @@ class Reconciler:
                 if draining or (idle and now - float(since) > lost_after):
                     self._give_back(device, member, candidate)
             elif by != beat.incarnation:
-                self._lost(device, member, f"its worker process on {device} died")
+                died[member] = since
             elif claim not in busy_with:
                 first = self._unmentioned.setdefault(claim, now)
                 if now - first > lost_after and not ledger.redis.llen(Keys.inbox):
-                    self._lost(device, member, f"device {device} no longer knows of it")
+                    self._lost(device, {member: since}, f"device {device} no longer knows of it")
                 continue
             self._unmentioned.pop(claim, None)
+        self._lost(device, died, f"its worker process on {device} died")
 
-    def _lost(self, device: str, member: str, reason: str) -> None:
+    def _lost(self, device: str, load: Mapping[str, str], reason: str) -> None:
+        """Members of a device's load start again.
+
+        Of what a worker process took up, only the last counts as an attempt: that was in hand when it died, and what
+        it took up before was only being written.
+        """
+        found, latest = list[tuple[str, Candidate]](), dict[str, str]()
+        # A device takes its queue in the order in which it was filled.
+        for member in sorted(load, key=lambda member: float(load[member])):
+            pending = Pending.parse(member)
+            candidate = self._context.candidate(pending.run, pending.task, pending.candidate)
+            if candidate is None or candidate.device != device:
+                continue
+            found.append((member, candidate))
+            claim = claim_key(pending.run, pending.task, pending.candidate, candidate.attempt)
+            by = self._context.ledger.hget(Keys.claims, claim)
+            if by is not None:
+                latest[by] = member
+        for member, candidate in found:
+            if member in latest.values():
+                self._attempt_lost(device, member, candidate, reason)
+            else:
+                self._give_back(device, member, candidate)
+
+    def _attempt_lost(self, device: str, member: str, candidate: Candidate, reason: str) -> None:
         pending = Pending.parse(member)
-        candidate = self._context.candidate(pending.run, pending.task, pending.candidate)
-        if candidate is None or candidate.device != device:
-            return
-        claim = claim_key(pending.run, pending.task, pending.candidate, candidate.attempt)
-        if self._context.ledger.hget(Keys.claims, claim) is None:
-            self._give_back(device, member, candidate)
-            return
         failure = Failure(kind="lost", message=reason, attempt=candidate.attempt, device=device)
         collect(
             self._context,
@@ -108,7 +127,7 @@ class Reconciler:
         )
 
     def _give_back(self, device: str, member: str, candidate: Candidate) -> None:
-        """A message that nobody took up: it waits again, and no attempt is held against it."""
+        """Not taken up, or lost by no fault of its own: it waits again, and no attempt is held against it."""
         pending = Pending.parse(member)
         run = self._context.run(pending.run)
         record = self._context.task(pending.run, pending.task)

@@ -65,7 +65,7 @@ def failed(
 
 
 def given_back(candidate: Candidate, attempt: int) -> Candidate | None:
-    """Its message was never taken up: it waits again. The attempt's number moves on, and nothing counts as failed."""
+    """Lost by no fault of its own, it waits again. The attempt's number moves on, and nothing counts as failed."""
     if candidate.state is not CandidateState.DISPATCHED or candidate.attempt != attempt:
         return None
     return candidate.model_copy(update={"state": CandidateState.PENDING, "attempt": attempt + 1, "device": None})
