@@ -4,7 +4,6 @@ import contextlib
 import selectors
 import socket
 import threading
-import time
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -52,13 +51,22 @@ class Proxy:
             each.close()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while not self._closed.is_set():
+        while not self._closed.is_set():
+            try:
                 near, _ = self._listener.accept()
-                self._passing.wait()
-                far = socket.create_connection((str(self._target.hostname), int(self._target.port or 6379)))
-                self._sockets += [near, far]
-                threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
+            except OSError:
+                # The listener was closed.
+                return
+            self._passing.wait()
+            try:
+                far = socket.create_connection((str(self._target.hostname), int(self._target.port or 6379)), timeout=5)
+            except OSError:
+                # The broker is down: so is what came by way of us.
+                near.close()
+                continue
+            far.settimeout(None)
+            self._sockets += [near, far]
+            threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
 
     def _pump(self, near: socket.socket, far: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector, near, far:
@@ -71,8 +79,3 @@ class Proxy:
                     if not data:
                         return
                     key.data.sendall(data)
-
-
-def wait_seconds(seconds: float) -> None:
-    """Let time pass: what is tested here is what happens meanwhile."""
-    time.sleep(seconds)
