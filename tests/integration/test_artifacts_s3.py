@@ -3,12 +3,16 @@
 import multiprocessing
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from inpaint_eacps.child import ChildPlan
 from shared.artifacts import ArtifactCorrupt, ArtifactMissing, ArtifactStore
 from shared.errors import InpaintError, Permanent, Retryable
+from shared.outcome import TaskState
 from shared.types import ArtifactRef
+from tests.fleet import GENERATOR, Fleet, make_tasks
 
 BUCKET = "artifacts"
 
@@ -130,3 +134,25 @@ def test_it_travels_without_credentials(store: ArtifactStore) -> None:
 def test_a_missing_bucket_is_an_error_of_ours(store: ArtifactStore) -> None:
     with pytest.raises((Retryable, Permanent), match="s3://no-such-bucket/a"):
         ArtifactStore("s3://no-such-bucket").write("a", b"x")
+
+
+@pytest.mark.valkey
+def test_hosts_that_share_a_bucket_and_nothing_else_finish_a_run(store: ArtifactStore, tmp_path: Path) -> None:
+    tasks = make_tasks(tmp_path / "in", 2)
+    with Fleet(tmp_path, devices=1, generate=0.1, publish={"output_dir": store.url, "report": True}) as fleet:
+        # Another host: another cache, another working directory, no sight of the inputs.
+        elsewhere = fleet.settings.model_copy(
+            update={"input": fleet.settings.input.model_copy(update={"cache_dir": str(tmp_path / "far" / "cache")})}
+        )
+        fleet.join(
+            "device.far.0", ChildPlan(role="device", settings=elsewhere, device="far.0", generators=(GENERATOR,))
+        )
+        fleet.wait_until_ready(2)
+        run = fleet.submit(tasks)
+        fleet.finish(run.run, tasks)
+        devices = {each["device"] for task in tasks for each in fleet.metrics(task.id)["candidates"]}
+        assert devices == {"sim.0", "far.0"}
+        assert {f"task_{task.id}/report.html" for task in tasks} <= set(store.list())
+        again = fleet.outcomes(fleet.submit(tasks).run)
+        assert {outcome.state for outcome in again} == {TaskState.UNCHANGED}
+    assert not (tmp_path / "out").exists()
