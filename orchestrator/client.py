@@ -24,6 +24,8 @@ from shared.types import Failure, Frozen, Task
 logger = logging.getLogger(__name__)
 
 _CHUNK = 500
+#: Seconds within which a submission enters its run; a task that one took up and never entered is free after that.
+_ENTER_SECONDS = 900
 
 
 class Submitted(Frozen):
@@ -100,17 +102,26 @@ class Client:
         accepted: list[Task] = []
         refused: dict[str, str] = {}
         for chunk in _chunks(tasks):
-            taken = self.ledger.do([("SETNX", Keys.owner(run.store, task.id), run.id) for task in chunk])
+            # It runs out by itself should this process die before the run is entered.
+            taken = self.ledger.do(
+                [("SET", Keys.owner(run.store, task.id), run.id, "NX", "EX", _ENTER_SECONDS) for task in chunk]
+            )
             for task, mine in zip(chunk, taken, strict=True):
                 if mine:
                     accepted.append(task)
                     continue
-                other = str(self.ledger.redis.get(Keys.owner(run.store, task.id)))
-                refused[task.id] = (
-                    f"run {other} is working on task {task.id}; wait for it, or cancel it with "
-                    f"`inpaint-eacps cancel {other}`"
-                )
+                refused[task.id] = self._refusal(task.id, str(self.ledger.redis.get(Keys.owner(run.store, task.id))))
         return accepted, refused
+
+    def _refusal(self, task_id: str, run_id: str) -> str:
+        if not self.ledger.redis.exists(Keys.run(run_id)):
+            return (
+                f"task {task_id} is just being submitted by somebody else (run {run_id}); if that submission died, "
+                f"the task is free again within {_ENTER_SECONDS // 60} minutes"
+            )
+        return (
+            f"run {run_id} is working on task {task_id}; wait for it, or cancel it with `inpaint-eacps cancel {run_id}`"
+        )
 
     def _enter(self, run: Run, tasks: Sequence[Task]) -> None:
         run = run.model_copy(update={"total": len(tasks)})
@@ -122,6 +133,7 @@ class Client:
                 commands.append(("HSET", Keys.tasks(run.id), task.id, record.model_dump_json()))
             commands.append(("RPUSH", Keys.waiting(run.id), *(task.id for task in chunk)))
             commands.append(("HINCRBY", Keys.counts(run.id), "task:waiting", len(chunk)))
+            commands += [("PERSIST", Keys.owner(run.store, task.id)) for task in chunk]
             self.ledger.do(commands)
         if tasks:
             self.ledger.do([("ZADD", Keys.waiting_runs, -run.priority, run.id)])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.estimate import estimate
+from shared.ledger import Keys
 from tests.fleet import GENERATOR, SCORER, Fleet, make_tasks
 
 pytestmark = pytest.mark.valkey
@@ -32,3 +33,28 @@ def test_a_task_is_found_in_the_run_that_works_on_it_and_in_no_other(tmp_path: P
         (run,) = fleet.client.runs_of(tasks[1].id)
         assert fleet.client.cancel(run, tasks[1].id) == 1
         assert fleet.client.runs_of(tasks[1].id) == ()
+
+
+def test_a_submission_that_dies_half_way_does_not_keep_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = make_tasks(tmp_path / "in", 2)
+    with Fleet(tmp_path, devices=1, generate=1.0) as fleet:
+        owner = Keys.owner(fleet.store.where(), tasks[0].id)
+
+        def dies(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+            broken.setattr(fleet.client, "_enter", dies)
+            fleet.submit(tasks[:1])
+        assert 0 < fleet.client.ledger.redis.ttl(owner) <= 900
+        again = fleet.submit(tasks)
+        assert again.accepted == (tasks[1].id,)
+        assert "just being submitted" in again.refused[tasks[0].id]
+        fleet.client.ledger.redis.expire(owner, 0)
+        once_more = fleet.submit(tasks[:1])
+        assert once_more.accepted == (tasks[0].id,)
+        assert fleet.client.ledger.redis.ttl(owner) == -1
+        for run in (again, once_more):
+            fleet.client.cancel(run.run)
