@@ -9,7 +9,8 @@ import redis
 from PIL import Image, ImageDraw
 
 from shared.settings import Settings
-from workers.scoring.base import ScoreRequest
+from shared.types import CRITERIA, Judgement
+from workers.scoring.base import Preference, ScoreRequest
 from workers.scoring.context import ScoringContext
 
 KEY = "AIza-this-is-no-real-key-0123456789"
@@ -57,3 +58,28 @@ def context(
 ) -> ScoringContext:
     """A context with a key in the environment."""
     return ScoringContext(run_id, redis=client, env={"GEMINI_API_KEY": KEY} if env is None else env, **more)
+
+
+class BrokenJudge:
+    """A judge with a bug."""
+
+    name = "broken"
+    criteria = frozenset(CRITERIA)
+
+    def __init__(self, settings: Settings, context: ScoringContext) -> None:
+        del settings, context
+
+    def cache_key(self) -> str:
+        return "1"
+
+    def load(self) -> None:
+        """There is nothing to load."""
+
+    def score(self, request: ScoreRequest) -> Judgement:
+        raise KeyError("a bug")
+
+    def compare(self, first: ScoreRequest, second: ScoreRequest) -> Preference:
+        raise KeyError("a bug")
+
+
+BROKEN = f"{__name__}:BrokenJudge"

@@ -1,6 +1,5 @@
 """What runs beside no GPU: a Celery worker of threads that prepares inputs, and asks judges about results."""
 
-import json
 import logging
 import os
 import socket
@@ -25,6 +24,7 @@ from shared.messages import (
     CompareJob,
     Event,
     PrepareJob,
+    Run,
     ScoreJob,
     stable_hash,
 )
@@ -36,7 +36,7 @@ from shared.queues import (
     SCORE_TASK,
 )
 from shared.settings import Settings
-from shared.types import ArtifactRef, Judgement
+from shared.types import CRITERIA, ArtifactRef, Judgement
 from workers.generation.base import TaskImages
 from workers.inputs import Inputs, Recent, read_rgb
 from workers.preparation.access import LabelStudioAccess
@@ -47,7 +47,7 @@ from workers.scoring.cache import JudgementCache
 from workers.scoring.context import ScoringContext
 from workers.scoring.gate import GateLimits, check_gates
 from workers.scoring.judging import compare_two, judge_one
-from workers.scoring.registry import criteria_of, make_comparer, make_scorer
+from workers.scoring.registry import make_comparer, make_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class ScoreWorker:
         self._send = sender(self.app)
         self._scorers: Recent[Scorer] = Recent(16)
         self._comparers: Recent[Comparer] = Recent(16)
-        self._runs: Recent[Settings] = Recent(16)
+        self._runs: Recent[tuple[Run, Settings]] = Recent(16)
         self._loading = threading.Lock()
         self._pulse = Pulse(
             Ledger(url),
@@ -125,16 +125,16 @@ class ScoreWorker:
         post(self._ledger, self._send, event)
 
     def _judged(self, job: ScoreJob) -> CandidateJudged:
-        settings = self._run_settings(job.run)
+        run, settings = self._run(job.run)
         try:
             judgement = self._judge(job, settings)
         except (Permanent, ArtifactMissing) as error:
-            judgement = _missing(job.judge, settings, str(error))
+            judgement = _missing(job.judge, run, str(error))
         except (Retryable, redis.RedisError):
             raise
         except Exception as error:
             logger.exception("%s failed", job.judge, extra={"action": "judge_failed", "job": job.key})
-            judgement = _missing(job.judge, settings, f"{type(error).__name__}: {error}")
+            judgement = _missing(job.judge, run, f"{type(error).__name__}: {error}")
         return CandidateJudged(
             run=job.run,
             task=job.task,
@@ -162,7 +162,7 @@ class ScoreWorker:
         )
 
     def _compared(self, job: CompareJob) -> CandidatesCompared:
-        settings = self._run_settings(job.run)
+        _, settings = self._run(job.run)
         try:
             said = self._compare(job, settings)
         except (Permanent, ArtifactMissing) as error:
@@ -229,18 +229,20 @@ class ScoreWorker:
         with self._loading:
             return self._comparers.get(f"{run}:{name}", make)
 
-    def _run_settings(self, run: str) -> Settings:
-        def read() -> Settings:
+    def _run(self, run: str) -> tuple[Run, Settings]:
+        def read() -> tuple[Run, Settings]:
             text = self._ledger.redis.get(Keys.run(run))
             if text is None:
                 raise BrokerUnreachable(f"Run {run} is not in the ledger any more; `inpaint-eacps resume` takes it up.")
-            return Settings.model_validate(json.loads(str(text))["settings"])
+            found = Run.model_validate_json(str(text))
+            return found, Settings.model_validate(found.settings)
 
         return self._runs.get(run, read)
 
 
-def _missing(judge: str, settings: Settings, reason: str) -> Judgement:
-    return Judgement(judge=judge, missing=dict.fromkeys(sorted(criteria_of(judge, settings)), reason))
+def _missing(judge: str, run: Run, reason: str) -> Judgement:
+    """What the judge was to judge is in the run: it may be that the judge itself cannot be imported here."""
+    return Judgement(judge=judge, missing=dict.fromkeys(run.judges.get(judge, CRITERIA), reason))
 
 
 def _request(
