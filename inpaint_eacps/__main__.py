@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from inpaint_eacps.argv import hide_secrets, normalise
+from inpaint_eacps.argv import asks_for_more, hide_secrets, normalise
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -11,13 +11,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         hide_secrets()
         argv = sys.argv[1:]
-    from inpaint_eacps.cli import app
-    from inpaint_eacps.failure import report_failure
-
+    words = normalise(argv)
     try:
-        app(args=list(normalise(argv)), prog_name="inpaint-eacps")
+        from inpaint_eacps.cli import app
+
+        app(args=list(words), prog_name="inpaint-eacps")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except Exception as error:
-        raise SystemExit(int(report_failure(error))) from None
+        from inpaint_eacps.failure import report_failure
+
+        raise SystemExit(int(report_failure(error, asks_for_more(words)))) from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line before anything reads it: spelling of flags, and secrets that must not stay in it."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ def normalise(argv: Sequence[str]) -> tuple[str, ...]:
         end = list(argv).index("--")
         return (*normalise(argv[:end]), *argv[end:])
     return tuple(_hyphens(word) if word.startswith("--") else word for word in argv)
+
+
+def asks_for_more(words: Sequence[str]) -> bool:
+    """Whether `-v` or `--verbose` is among the flags."""
+    return any(word == "--verbose" or re.fullmatch(r"-q*v[qv]*", word) for word in words)
 
 
 def take_secrets(argv: Sequence[str]) -> Cleaned:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from inpaint_eacps import options as o
+from inpaint_eacps.interrupts import interruptible
 
 EPILOG = """Exit codes: 0 all done; 1 some tasks failed; 2 usage, configuration or input; 3 broker unreachable; 4 device
 unusable; 130 interrupted. Results go to stdout, everything else to stderr. Flags may be written with underscores."""
@@ -85,7 +86,8 @@ def run(
     """Inpaint tasks now and wait for them.
 
     On this machine, or on a cluster with --broker-url. Without tasks, ./project-label.json is taken if it is there."""
-    raise typer.Exit(_perform(ctx, "run", "run"))
+    with interruptible():
+        raise typer.Exit(_perform(ctx, "run", "run"))
 
 
 @app.command(epilog=EPILOG)
@@ -160,7 +162,8 @@ def wait(
     verbose: o.Verbose = 0,
 ) -> None:
     """Wait for a run; Ctrl-C stops the waiting, not the run."""
-    raise typer.Exit(_perform(ctx, "follow", "wait"))
+    with interruptible():
+        raise typer.Exit(_perform(ctx, "follow", "wait"))
 
 
 @app.command()

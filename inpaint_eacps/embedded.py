@@ -1,13 +1,18 @@
 """A whole cluster on this machine for the length of one run: the same processes that a real cluster has."""
 
+import glob
 import json
 import logging
 import os
 import shutil
+import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+
+import psutil
 
 from inpaint_eacps.child import BROKER_VARIABLE, ChildPlan
 from inpaint_eacps.supervisor import ChildSpec, Supervisor
@@ -17,6 +22,19 @@ from shared.ledger import Keys, Ledger
 from shared.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+def run_folder_name() -> str:
+    """When, where and by which process: a cache may be shared by several machines."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}.{socket.gethostname()}.{os.getpid()}"
+
+
+def sweep(runs: Path) -> None:
+    """Delete the broker's files of runs on this machine that were killed; their logs stay."""
+    for folder in runs.glob(f"*.{glob.escape(socket.gethostname())}.*/valkey"):
+        pid = folder.parent.name.rpartition(".")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class EmbeddedCluster:

@@ -1,6 +1,5 @@
 """The one place where an error becomes a sentence on stderr and an exit code."""
 
-import logging
 import os
 import sys
 import traceback
@@ -8,17 +7,13 @@ import traceback
 from shared.errors import ExitCode, InpaintError
 from shared.logs import Redactor
 
-_LONGEST_CHAIN = 4
 
-
-def report_failure(error: Exception) -> ExitCode:
-    """Write `error` and its causes to stderr, without secrets; the traceback only with -v."""
-    verbose = logging.getLogger().isEnabledFor(logging.INFO)
+def report_failure(error: Exception, verbose: bool) -> ExitCode:
+    """Write `error` to stderr, without secrets; with `verbose`, the traceback."""
     if verbose:
         text = "".join(traceback.format_exception(error))
     elif isinstance(error, InpaintError):
-        text = "\n  because: ".join(_chain(error)) + "\n"
-        text = f"Error: {text}"
+        text = "Error: " + "\n  because: ".join(_chain(error)) + "\n"
     else:
         text = f"Internal error: {type(error).__name__}: {error}\nRun the same command with -v to see where.\n"
     sys.stderr.write(Redactor(os.environ)(text))
@@ -26,12 +21,11 @@ def report_failure(error: Exception) -> ExitCode:
 
 
 def _chain(error: BaseException) -> list[str]:
-    """Messages from the outermost error inwards, each once."""
+    """Our own messages from the outermost error inwards, each once; what other packages said stands in them already."""
     messages: list[str] = []
     cause: BaseException | None = error
-    while cause is not None and len(messages) < _LONGEST_CHAIN:
-        message = str(cause) if isinstance(cause, InpaintError) else f"{type(cause).__name__}: {cause}"
-        if not any(message in earlier for earlier in messages):
-            messages.append(message)
+    while cause is not None:
+        if isinstance(cause, InpaintError) and not any(str(cause) in earlier for earlier in messages):
+            messages.append(str(cause))
         cause = cause.__cause__
     return messages

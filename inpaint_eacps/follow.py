@@ -1,13 +1,12 @@
 """Follow a run: progress on stderr, live on a terminal and as lines elsewhere; outcomes on stdout."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
-from inpaint_eacps.lines import judging_lines, outcome_line, progress_line, summary_line
+from inpaint_eacps.interrupts import check_interrupted
+from inpaint_eacps.lines import judging_lines, outcome_json, outcome_line, progress_line, summary_line
 from orchestrator.client import Client
 from orchestrator.progress import RunProgress
 from orchestrator.publish import publish_index, publish_run_metrics
@@ -42,6 +41,7 @@ def follow(
     with _pushing(settings, store, quiet) as push, _shown(expected, quiet) as show:
 
         def look(progress: RunProgress) -> None:
+            check_interrupted()
             check()
             show(progress)
 
@@ -49,7 +49,7 @@ def follow(
             outcomes.append(outcome)
             push(outcome)
             place = store.where(outcome.result.name) if outcome.result else ""
-            text = outcome.model_dump_json() if as_json else outcome_line(outcome, place)
+            text = outcome_json(outcome, place) if as_json else outcome_line(outcome, place)
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
             if not quiet:
@@ -90,20 +90,6 @@ def exit_code(outcomes: list[TaskOutcome]) -> ExitCode:
     """0 when every task has a result."""
     good = (TaskState.DONE, TaskState.UNCHANGED)
     return ExitCode.OK if all(outcome.state in good for outcome in outcomes) else ExitCode.SOME_FAILED
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM ends what is inside as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

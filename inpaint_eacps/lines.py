@@ -1,5 +1,7 @@
 """A run's progress and outcomes as lines of text: pure functions of what the client reports."""
 
+import json
+
 from orchestrator.progress import Eta, RunProgress
 from orchestrator.usage import RunMetrics
 from shared.outcome import TaskOutcome, TaskState
@@ -8,9 +10,15 @@ from shared.outcome import TaskOutcome, TaskState
 def outcome_line(outcome: TaskOutcome, place: str) -> str:
     """A task that is over: id, state, potential, winner, and where its result is or why there is none."""
     if outcome.failure is not None and outcome.best_id is None:
-        return f"{outcome.task_id}  {outcome.state}  {outcome.failure.message}"
+        reason = outcome.failure.message.removeprefix(f"task {outcome.task_id}: ")
+        return f"{outcome.task_id}  {outcome.state}  {reason}"
     potential = "no potential" if outcome.best_potential is None else f"{outcome.best_potential:.2f}"
     return f"{outcome.task_id}  {outcome.state}  {potential}  {outcome.best_id}  {place}"
+
+
+def outcome_json(outcome: TaskOutcome, place: str) -> str:
+    """The same for programs: one object, with the place of its result."""
+    return json.dumps({**outcome.model_dump(mode="json"), "path": place or None}, ensure_ascii=False)
 
 
 def progress_line(progress: RunProgress, expected: int) -> str:

@@ -8,6 +8,7 @@ from inpaint_eacps.devices import CPU, graphics_cards
 from shared.errors import ConfigurationError
 from shared.queues import PREPARE, SCORE, device_name
 from shared.settings import Settings
+from workers.scoring.registry import judge_names
 
 _RAW_SWAP = "insightface-swap"
 
@@ -52,8 +53,15 @@ def device_plans(settings: Settings, generator: str, devices: Sequence[str], cpu
 
 
 def score_plan(settings: Settings, queue: str, threads: int) -> ChildPlan:
-    """A score worker. On the common queue it fetches and checks inputs too."""
-    queues = tuple(queue.split(","))
+    """A score worker. On the common queue it fetches and checks inputs too.
+
+    Raises ConfigurationError for a queue on which nobody asks anything.
+    """
+    queues = tuple(part.strip() for part in queue.split(","))
+    known = (SCORE, PREPARE, *(f"{SCORE}.{judge}" for judge in judge_names()))
+    for name in queues:
+        if name not in known:
+            raise ConfigurationError(f"--queue {name}: there is no such queue; choose among {', '.join(known)}.")
     if queues == (SCORE,):
         queues = (SCORE, PREPARE)
     return ChildPlan(role="score", settings=settings, queues=queues, concurrency=threads)

@@ -55,18 +55,28 @@ def wanted_ids(arguments: Arguments) -> tuple[str, ...]:
     """Task ids from arguments, --task-id, --from-file and, for `-`, stdin; each once, in this order."""
     ids: list[str] = []
     for word in (*arguments.tasks_wanted, *arguments.task_id):
-        ids += _lines(sys.stdin) if word == "-" else [word]
+        ids += _ids_from_stdin() if word == "-" else [word]
     if arguments.from_file is not None:
-        if str(arguments.from_file) == "-":
-            ids += _lines(sys.stdin)
-        else:
-            try:
-                ids += _lines(arguments.from_file.read_text(encoding="utf-8").splitlines())
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"--from-file: cannot read {arguments.from_file}.") from error
-        if not ids:
-            raise ConfigurationError(f"--from-file: there is no task id in {arguments.from_file}.")
+        ids += _ids_from_stdin() if str(arguments.from_file) == "-" else _ids_from_file(arguments.from_file)
     return tuple(dict.fromkeys(ids))
+
+
+def _ids_from_stdin() -> list[str]:
+    """Raises ConfigurationError where there are none: no id is not every id."""
+    if ids := _lines(sys.stdin):
+        return ids
+    raise ConfigurationError("-: there is no task id on stdin; leave the `-` out to do all tasks.")
+
+
+def _ids_from_file(file: Path) -> list[str]:
+    try:
+        ids = _lines(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigurationError(f"--from-file: cannot read {file}: {reason}.") from error
+    if not ids:
+        raise ConfigurationError(f"--from-file: there is no task id in {file}.")
+    return ids
 
 
 def _lines(lines: Iterable[str]) -> list[str]:

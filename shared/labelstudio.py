@@ -148,7 +148,7 @@ def _items(path: Path) -> Sequence[Any]:
         first_line = text.lstrip().split("\n", 1)[0]
         if path.suffix.lower() in {".csv", ".tsv"} or ("," in first_line and not first_line.startswith(("[", "{"))):
             raise InputError(f"{path} looks like CSV: export from Label Studio as JSON instead.") from error
-        raise InputError(f"{path} is no valid JSON ({error}).") from error
+        raise InputError(f"{path} is no valid JSON ({error}): export it from Label Studio again.") from error
     if isinstance(content, dict) and "data" in content:
         content = [content]
     if not isinstance(content, list):

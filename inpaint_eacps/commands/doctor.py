@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ import redis
 
 from inpaint_eacps.arguments import Arguments
 from inpaint_eacps.devices import graphics_cards
+from inpaint_eacps.places import CACHE, RESULTS, try_writing
 from inpaint_eacps.valkey import valkey_binary
 from shared.errors import ConfigurationError, DeviceError, ExitCode, MissingDependency
 from shared.settings import Settings
@@ -28,10 +28,17 @@ State = Literal["ok", "note", "missing"]
 EXTRAS = (
     ("cpu", ("cv2", "skimage"), "generator composite, judge local"),
     ("qwen", ("torch", "diffusers", "transformers", "accelerate"), "generator qwen-image-edit"),
+    ("insightface", ("cv2", "onnx", "onnxruntime"), "generator insightface-swap"),
+    ("qwen-speed", ("peft", "torchao"), "LoRAs and fp8 of qwen-image-edit"),
     ("gemini", ("google.genai",), "judge gemini"),
     ("flower", ("flower",), "the command flower"),
     ("metrics", ("prometheus_client",), "the command metrics"),
     ("s3", ("s3fs",), "results on S3"),
+    ("moondream", ("torch", "transformers", "accelerate", "einops"), "judge moondream on this machine"),
+    ("arcface", ("onnx", "onnxruntime", "cv2"), "judge arcface"),
+    ("clip", ("torch", "transformers", "safetensors"), "judge clip"),
+    ("lpips", ("lpips", "torch", "torchvision"), "judge lpips"),
+    ("calibrate", ("matplotlib",), "the picture of the command calibrate"),
 )
 _LEAST_FREE_GB = 5.0
 _GEMINI = "https://generativelanguage.googleapis.com"
@@ -73,11 +80,11 @@ def examine(arguments: Arguments, env: Mapping[str, str]) -> Iterator[Finding]:
     yield _cuda()
     yield _broker(settings)
     yield _gemini(settings, env, arguments.online)
-    yield _folder("cache", Path(settings.input.cache_dir), "input.cache_dir (--cache-dir)")
+    yield _folder("cache", Path(settings.input.cache_dir), CACHE)
     if "://" in settings.publish.output_dir:
         yield Finding("results", "ok", f"{settings.publish.output_dir} (not tried)")
     else:
-        yield _folder("results", Path(settings.publish.output_dir), "publish.output_dir (--output-dir)")
+        yield _folder("results", Path(settings.publish.output_dir), RESULTS)
 
 
 def _python() -> Finding:
@@ -172,13 +179,11 @@ def _gemini(settings: Settings, env: Mapping[str, str], online: bool) -> Finding
 
 def _folder(name: str, folder: Path, setting: str) -> Finding:
     """Writable, and with room: tried by writing a file into it, or into the first parent that exists."""
-    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
-        with tempfile.NamedTemporaryFile(dir=place):
-            free = shutil.disk_usage(place).free / 1e9
+        free = shutil.disk_usage(try_writing(folder)).free / 1e9
     except OSError as error:
         fix = f"make it writable, or choose another with {setting}"
-        return Finding(name, "missing", f"{place} cannot be written ({error.strerror})", fix)
+        return Finding(name, "missing", f"{folder} cannot be written ({error.strerror})", fix)
     if free < _LEAST_FREE_GB:
         return Finding(name, "note", f"{folder}: only {free:.1f} GB free", f"free some space, or set {setting}")
     return Finding(name, "ok", f"{folder}, {free:.0f} GB free")

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -33,12 +34,24 @@ def flower(arguments: Arguments) -> ExitCode:
         raise MissingDependency("Flower is not installed: pip install 'inpaint-eacps[flower]'.")
     settings = arguments.resolve().settings
     env = environment(settings, arguments.address, os.environ)
+    check_free(arguments.address, arguments.port)
     Path(env["FLOWER_DB"]).parent.mkdir(parents=True, exist_ok=True)
     if not settings.dispatch.events:
         sys.stderr.write("Flower will show workers but no tasks: dispatch.events is off.\n")
     argv = [sys.executable, "-m", "celery", "flower", f"--port={arguments.port}", f"--address={arguments.address}"]
     sys.stderr.flush()
     os.execve(sys.executable, argv, env)  # noqa: S606
+
+
+def check_free(address: str, port: int) -> None:
+    """Raises ConfigurationError when Flower could not listen there: it would only say so in a traceback."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {address} port {port} ({error.strerror}): choose another with --port."
+        ) from error
 
 
 def environment(settings: Settings, address: str, env: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ import time
 
 from inpaint_eacps.arguments import Arguments
 from inpaint_eacps.cluster import connect
-from inpaint_eacps.follow import follow, live, terminable
+from inpaint_eacps.follow import follow, live
 from inpaint_eacps.lines import progress_line
 from orchestrator.client import Client, Submitted, read_manifest
 from orchestrator.search import make_search
@@ -52,8 +52,7 @@ def wait(arguments: Arguments) -> ExitCode:
     """Follow a run to its end, from its first outcome on."""
     client = connect(arguments.resolve().settings)
     try:
-        with terminable():
-            return follow(client, arguments.run_id, as_json=arguments.json, quiet=arguments.quiet)
+        return follow(client, arguments.run_id, as_json=arguments.json, quiet=arguments.quiet)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nNo longer watching; run {arguments.run_id} goes on.\n")
         return ExitCode.INTERRUPTED
@@ -75,11 +74,12 @@ def cancel(arguments: Arguments) -> ExitCode:
 def retry(arguments: Arguments) -> ExitCode:
     """Submit a run's failed and cancelled tasks again, as a new run; finished candidates are reused."""
     client = connect(arguments.resolve().settings)
-    tasks = client.failed_tasks(arguments.run_id)
+    run = client.run(arguments.run_id)
+    tasks = client.failed_tasks(run.id)
     if not tasks:
         sys.stderr.write(f"Run {arguments.run_id} has no failed or cancelled tasks.\n")
         return ExitCode.OK
-    return _printed(_again(client, client.run(arguments.run_id), tasks))
+    return _printed(_again(client, run, tasks))
 
 
 def resume(arguments: Arguments) -> ExitCode:

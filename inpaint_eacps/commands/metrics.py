@@ -38,9 +38,8 @@ def metrics(arguments: Arguments) -> ExitCode:
     try:
         server, thread = start_http_server(arguments.port, arguments.address, registry)
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot listen on {arguments.address} port {arguments.port}: {error.strerror}."
-        ) from error
+        place = f"{arguments.address} port {arguments.port}"
+        raise ConfigurationError(f"Cannot listen on {place} ({error.strerror}): choose another with --port.") from error
     logger.info("metrics at http://%s:%d/metrics", *server.server_address[:2], extra={"action": "metrics_ready"})
     stop.wait()
     server.shutdown()

@@ -4,20 +4,21 @@ import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from inpaint_eacps.arguments import Arguments
 from inpaint_eacps.choice import Order, choose_for_cluster, choose_here, submit
 from inpaint_eacps.devices import CPU, choose_devices, cpu_workers
-from inpaint_eacps.follow import follow, terminable
+from inpaint_eacps.follow import follow
+from inpaint_eacps.places import check_writable
 from inpaint_eacps.plans import device_plans
 from inpaint_eacps.selection import Selection, select_tasks
 from orchestrator.client import Client, Submitted
 from shared.errors import ExitCode
 from shared.queues import score_queue
 from shared.settings import Settings
+from workers.scoring.keys import api_key
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,7 @@ def run(arguments: Arguments) -> ExitCode:
     for problem in selection.problems:
         sys.stderr.write(f"Left out: {problem}\n")
     url = settings.broker.connection_url()
-    with terminable():
-        code = _on_cluster(arguments, settings, selection, url) if url else _here(arguments, settings, selection)
+    code = _on_cluster(arguments, settings, selection, url) if url else _here(arguments, settings, selection)
     return ExitCode.SOME_FAILED if code is ExitCode.OK and selection.problems else code
 
 
@@ -53,13 +53,18 @@ def _on_cluster(arguments: Arguments, settings: Settings, selection: Selection, 
 
 
 def _here(arguments: Arguments, settings: Settings, selection: Selection) -> ExitCode:
-    from inpaint_eacps.embedded import EmbeddedCluster
+    from inpaint_eacps.embedded import EmbeddedCluster, run_folder_name, sweep
 
     choice = choose_here(settings, os.environ)
+    if tuple(choice.judges) == ("gemini",):
+        api_key(settings.scoring.gemini, os.environ)
+    check_writable(settings)
     devices = choose_devices(arguments.device, choice.generator in _NEEDS_GPU)
     workers = cpu_workers(arguments.workers)
     plans = device_plans(settings, choice.generator, devices, workers)
-    folder = Path(settings.input.cache_dir) / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    runs = Path(settings.input.cache_dir) / "runs"
+    sweep(runs)
+    folder = runs / run_folder_name()
     _say(arguments, f"{choice.line()} Devices: {_devices_words(devices, workers)}.")
     try:
         own_queues = [score_queue(name, frozenset(choice.own_queue)) for name in choice.own_queue]

@@ -85,15 +85,19 @@ def test_front_door_and_orchestrator_import_neither_torch_nor_opencv(module: str
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["run"], "--tasks EXPORT.json, or --init"),
         (["run", "--tasks", "nowhere.json"], "nowhere.json"),
+        (["run", "--tasks", "half.json"], "half.json is no valid JSON"),
+        (["run", "--from-file", "nowhere.txt"], "cannot read nowhere.txt: No such file"),
         (["run", "--init", "a.png"], "needs --mask, --character, --name too"),
         (["run", "--init", "a.png", "--mask", "b.png", "--character", "c.png", "--name", "M"], "there is no file"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "half.json").write_text('[{"data": ')
     done = cli(words, tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    assert "because:" not in done.stderr
     assert done.stdout == ""
 
 

@@ -100,6 +100,7 @@ def test_a_real_photo_from_the_command_to_the_result(tmp_path: Path) -> None:
     assert "Generator: composite. Judges: local." in done.stderr
 
     folder = tmp_path / "outputs/inpaint_eacps/task_71651078"
+    assert outcome["path"] == str(folder / "result.png")
     init, mask, result = (decode((folder / f"{name}.png").read_bytes()).pixels for name in ("init", "mask", "result"))
     assert np.array_equal(result[mask == 0], init[mask == 0])
     assert not np.array_equal(result[mask > 0], init[mask > 0])
@@ -171,6 +172,10 @@ def test_nothing_outlives_a_front_door_that_is_killed(tmp_path: Path) -> None:
         process.kill()
         process.communicate(timeout=10)
     wait_for(lambda: not left_over(tmp_path), 5, "all processes gone")
+    (broker,) = tmp_path.glob("data/cache/runs/*/valkey")
+    done = cli(["run", "--tasks", str(file), *SIMULATED], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not broker.exists()
 
 
 def test_a_device_worker_killed_in_mid_run_costs_nothing(tmp_path: Path) -> None:
@@ -189,6 +194,22 @@ def test_a_device_worker_killed_in_mid_run_costs_nothing(tmp_path: Path) -> None
     for task_id in ("t00000", "t00001"):
         candidates = [candidate["id"] for candidate in metrics(tmp_path, task_id)["candidates"]]
         assert len(candidates) == len(set(candidates)) == 8
+
+
+def test_what_cannot_work_is_said_before_anything_starts(tmp_path: Path) -> None:
+    file = export(tmp_path, 1)
+    (tmp_path / "file").write_text("in the way of a folder")
+    blocked = str(tmp_path / "file/out")
+    for words, message in (
+        (["--output-dir", blocked], "publish.output_dir (--output-dir)"),
+        (["--cache-dir", blocked], "input.cache_dir (--cache-dir)"),
+        (["--judge", "gemini"], "GEMINI_API_KEY"),
+    ):
+        done = cli(["run", "--tasks", str(file), *words], tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("data/cache/runs/*"))
 
 
 def test_a_broker_that_does_not_answer(tmp_path: Path) -> None:
@@ -266,7 +287,13 @@ def test_a_cluster_by_its_commands(tmp_path: Path) -> None:
             assert again.returncode == 0
             assert again.stdout.strip() not in ("", slow)
             ask("cancel", again.stdout.strip())
-            assert "the latest are" in ask("status", "nope").stderr
+            for words in (["status", "nope"], ["retry", "nope"]):
+                unknown = ask(*words)
+                assert unknown.returncode == 2
+                assert "the latest are" in unknown.stderr
+            strange = ask("worker", "--queue", "nope")
+            assert strange.returncode == 2
+            assert "choose among score, prepare" in strange.stderr
             lost = ask("resume", run_id)
             assert lost.returncode == 2
             assert "is not lost" in lost.stderr

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from inpaint_eacps.commands.flower import environment
+from inpaint_eacps.commands.flower import check_free, environment
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from tests.browser import CHROMIUM, Browser
@@ -204,6 +204,15 @@ def test_it_does_not_listen_to_others_without_a_password(address: str) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
 def test_on_loopback_a_password_is_not_asked_for(address: str) -> None:
     assert "FLOWER_BASIC_AUTH" not in environment(settings(), address, {})
+
+
+def test_a_port_that_is_taken_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"port {port} .*--port"):
+            check_free("127.0.0.1", port)
+    check_free("127.0.0.1", port)
+    check_free("::1", 0)
 
 
 @pytest.mark.parametrize("auth", ["watch", "night:", ":watch", "a:b,c"])

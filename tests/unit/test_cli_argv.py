@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inpaint_eacps.argv import normalise, take_secrets
+from inpaint_eacps.argv import asks_for_more, normalise, take_secrets
 
 KEY = "AIzaNotARealKey"
 
@@ -58,6 +58,14 @@ def test_a_broker_url_moves_only_with_a_password() -> None:
 @pytest.mark.parametrize("words", [["--gemini-api-key"], ["--gemini-api-key="], ["--broker-url"]])
 def test_a_flag_without_value_stays_for_the_parser_to_refuse(words: list[str]) -> None:
     assert take_secrets(words).argv == tuple(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [(["run", "-v"], True), (["run", "-vv"], True), (["--verbose"], True), (["run", "-q", "--name", "Viv"], False)],
+)
+def test_tracebacks_are_for_those_who_ask_for_more(words: list[str], more: bool) -> None:
+    assert asks_for_more(words) is more
 
 
 def test_without_secrets_nothing_moves() -> None:

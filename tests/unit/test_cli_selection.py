@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,13 @@ def test_an_empty_file_of_ids_is_not_all_tasks(folder: Path) -> None:
     (folder / "ids.txt").write_text("# nothing\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="no task id"):
         chosen(Arguments(tasks=export(folder, "a"), from_file=folder / "ids.txt"))
+
+
+@pytest.mark.parametrize("arguments", [Arguments(tasks_wanted=("-",)), Arguments(from_file=Path("-"))])
+def test_no_id_on_stdin_is_not_all_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("# nothing\n"))
+    with pytest.raises(ConfigurationError, match="no task id on stdin"):
+        chosen(replace(arguments, tasks=export(folder, "a")))
 
 
 def test_the_usual_export_is_taken(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What doctor finds, and which devices there are."""
 
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -34,6 +35,12 @@ def test_a_plain_machine_has_what_a_run_needs() -> None:
     assert found["broker"].found.startswith("embedded")
     assert found["gemini key"].state == "note"
     assert "GEMINI_API_KEY" in found["gemini key"].fix
+
+
+def test_every_extra_that_a_user_may_want_is_examined() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"].keys() - {"dev", "bench", "gemini-legacy"}
+    assert {f"extra {name}" for name in extras} == {name for name in findings() if name.startswith("extra ")}
 
 
 def test_a_wrong_setting_is_the_last_thing_examined() -> None:
