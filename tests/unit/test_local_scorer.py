@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from shared.settings import Settings
-from shared.types import CRITERIA
-from tests.unit.composite_support import TASK_IDS, example_tasks, fresh, judge, potential, score_request
+from shared.types import CRITERIA, Judgement
+from tests.unit.composite_support import TASK_IDS, example_tasks, fresh, judge, potential, refined, score_request
 from workers.generation.base import RGB, RGBA, TaskImages
 from workers.generation.blend import compose
 from workers.generation.cutout import Cutout, cut_out
@@ -151,6 +151,20 @@ def test_a_good_candidate_beats_every_bad_one_by_words_too() -> None:
     assert "cut off" in judge(images, _pushed_out(images)).words
     assert "edge shows" in judge(images, _flat(images)).words
     assert "colours differ" in judge(images, _wrong_colours(images)).words
+
+
+def test_a_smaller_character_with_its_whole_head_beats_a_larger_one_without() -> None:
+    """Two refinements of one parent: the mask's side takes a slice of the second one's head and none of the first's."""
+    images = example_tasks()["71651078"]
+    parent = fresh(images, 5062)
+    whole, sliced = (judge(images, refined(images, parent, seed).image) for seed in (1005065, 2005068))
+    assert whole.measures["whole"] > sliced.measures["whole"] + 0.04
+    assert whole.measures["size"] < sliced.measures["size"] - 0.1
+    assert _sum(whole) > _sum(sliced) + 0.5
+
+
+def _sum(judgement: Judgement) -> float:
+    return judgement.scores["consistency"] + judgement.scores["quality"] + 2 * judgement.scores["identity"]
 
 
 def test_every_criterion_has_a_score_and_the_same_result_gets_the_same() -> None:

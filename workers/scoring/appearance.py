@@ -41,6 +41,8 @@ class Likeness:
 
     #: Share of the character that lies within the mask and the image.
     visible: float
+    #: The same, counting less what lies near a side at which the reference itself ends: there a cut looks natural.
+    whole: float
     #: Share of its visible part that differs from the init image.
     present: float
     structure: float
@@ -63,15 +65,19 @@ class Harmony:
     upright: float
 
 
-def likeness(scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats, fitting: float) -> Likeness:
+def likeness(
+    scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats, fitting: float, cut: frozenset[str]
+) -> Likeness:
     """Compare in the frame of the cut-out: the result, against the reference laid over the init image.
 
-    `fitting` is the height, in pixels of the scene, at which the character just fits the mask.
+    `fitting` is the height, in pixels of the scene, at which the character just fits the mask; `cut` are the sides at
+    which the reference cut it off.
     """
     zoom = min(1.0, COMPARED / max(alpha.shape))
     size = (max(8, round(alpha.shape[1] * zoom)), max(8, round(alpha.shape[0] * zoom)))
     shown = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
     premultiplied = cv2.resize(rgb * alpha[..., None], size, interpolation=cv2.INTER_AREA)
+    missed = shown * _missed(shown.shape, cut)
     margin = 6
     shown = cv2.copyMakeBorder(shown, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0.0)
     premultiplied = cv2.copyMakeBorder(premultiplied, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0.0)
@@ -89,6 +95,8 @@ def likeness(scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats, fit
     total = float(shown.sum()) + 1e-6
     weight = shown * inside
     visible = float(weight.sum()) / total
+    missed = cv2.copyMakeBorder(missed, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=0.0)
+    whole = float((missed * inside).sum()) / (float(missed.sum()) + 1e-6)
     present = float((weight * seen(scene.change)).sum()) / (float(weight.sum()) + 1e-6)
     found = cv2.cvtColor(seen(scene.result), cv2.COLOR_RGB2LAB)
     wanted = cv2.cvtColor(premultiplied + seen(scene.init) * (1 - shown)[..., None], cv2.COLOR_RGB2LAB)
@@ -98,7 +106,23 @@ def likeness(scene: Scene, alignment: Alignment, rgb: Floats, alpha: Floats, fit
     near = np.exp(-0.5 * ((distance[..., 0] / 40) ** 2 + (distance[..., 1] ** 2 + distance[..., 2] ** 2) / 30**2))
     colour = float((near * weight).sum() / (weight.sum() + 1e-6))
     tall = alpha.shape[0] * float(np.sqrt(abs(np.linalg.det(alignment.matrix[:, :2]))))
-    return Likeness(visible=visible, present=present, structure=max(0.0, structure), colour=colour, size=tall / fitting)
+    return Likeness(
+        visible=visible,
+        whole=whole,
+        present=present,
+        structure=max(0.0, structure),
+        colour=colour,
+        size=tall / fitting,
+    )
+
+
+def _missed(shape: tuple[int, ...], cut: frozenset[str]) -> Floats:
+    """How much each pixel of a character is missed when it is gone: less and less from its middle to a cut side."""
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
+    down, across = (y + 0.5) / shape[0], (x + 0.5) / shape[1]
+    distances = {"top": down, "bottom": 1 - down, "left": across, "right": 1 - across}
+    falls = [np.minimum(1.0, 0.3 + 1.4 * distances[side]) for side in sorted(cut)]
+    return np.asarray(np.prod(falls, axis=0) if falls else np.ones(shape[:2]), dtype=np.float32)
 
 
 def harmony(scene: Scene, alignment: Alignment, alpha: Floats, stands: bool) -> Harmony:

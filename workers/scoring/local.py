@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workers.scoring.appearance import Harmony, Likeness, Scene
 
 #: Raised whenever the same images would get other scores than before.
-VERSION = 1
+VERSION = 2
 #: Longest side of references, and how many cut-outs are kept.
 REFERENCE_SIZE, KEPT = 256, 128
 #: Longest side, in pixels, of the window that is judged.
@@ -69,7 +69,7 @@ class LocalScorer:
         scene, factor = _scene(request)
         view = View(grey=scene.result @ _LUMA, change=scene.change, inside=scene.inside)
         alignment = align(view, cutout.rgb @ _LUMA, cutout.alpha)
-        like = likeness(scene, alignment, cutout.rgb, cutout.alpha, fitting * factor)
+        like = likeness(scene, alignment, cutout.rgb, cutout.alpha, fitting * factor, cutout.cut)
         match = harmony(scene, alignment, cutout.alpha, stands="top" not in cutout.cut)
         seam = seam_energy(request.init, request.mask, request.result)
         scores = rate(like, match, seam)
@@ -111,9 +111,9 @@ def rate(like: "Likeness", match: "Harmony", seam: float) -> dict[str, float]:
     """The criteria, 0-10, from the measures."""
     present = min(1.0, like.present / 0.8)
     size = min(1.0, like.size) ** 0.8
-    identity = present * size * like.visible**1.5 * (0.6 * like.structure + 0.4 * like.colour)
+    identity = present * size * like.whole**2.5 * (0.6 * like.structure + 0.4 * like.colour)
     seamless = 1 / (1 + (seam / 14) ** 2)
-    quality = seamless * like.visible * (0.5 + 0.3 * match.sharpness + 0.2 * match.noise)
+    quality = seamless * like.whole * (0.5 + 0.3 * match.sharpness + 0.2 * match.noise)
     fitting = 0.3 * match.light + 0.15 * match.contrast + 0.25 * match.tint + 0.15 * match.stance + 0.15 * match.upright
     shown = 0.2 + 0.8 * present
     return {
