@@ -10,6 +10,8 @@ from shared.images import Pixels, has_transparency, to_grey
 
 #: Brighter than this is to be edited.
 THRESHOLD = 127
+#: Share of pixels that may be neither nearly black nor nearly white (soft edges) before it is said aloud.
+MOST_GREY = 0.2
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,12 @@ def mask_from(pixels: Pixels, size: tuple[int, int], name: str = "mask") -> Mask
 
     Raises InputError for a mask that edits nothing or everything.
     """
-    bright = to_grey(pixels) > THRESHOLD
+    grey = to_grey(pixels)
+    bright = grey > THRESHOLD
     notes = []
+    between = float(((grey > 32) & (grey < 223)).mean())
+    if between > MOST_GREY:
+        notes.append(f"{between:.0%} of it is neither black nor white, so check that it is a mask and no photo")
     if has_transparency(pixels):
         painted = pixels[..., 3] > THRESHOLD
         bright &= painted
@@ -50,7 +56,7 @@ def mask_from(pixels: Pixels, size: tuple[int, int], name: str = "mask") -> Mask
     if not bright.any():
         raise InputError(
             f"{name} is empty: none of its pixels is brighter than {THRESHOLD} "
-            f"(the brightest is {int(to_grey(pixels).max())}). Paint the area to edit white (255)."
+            f"(the brightest is {int(grey.max())}). Paint the area to edit white (255)."
         )
     if bright.all():
         raise InputError(f"{name} covers the whole image, so nothing would be kept: paint what to keep black.")

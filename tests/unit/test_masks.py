@@ -24,6 +24,15 @@ def test_white_is_edited() -> None:
     assert mask.notes == ()
 
 
+def test_a_photo_taken_for_a_mask_is_said_and_a_soft_edge_is_not() -> None:
+    ramp = np.tile(np.arange(0, 250, 10, dtype=np.uint8), (4, 1))
+    (note,) = mask_from(ramp, (25, 4)).notes
+    assert "neither black nor white" in note
+    soft = np.zeros((4, 25), np.uint8)
+    soft[:, 10], soft[:, 11:] = 128, 255
+    assert mask_from(soft, (25, 4)).notes == ()
+
+
 def test_the_threshold_is_127() -> None:
     assert mask_from(np.array([[127, 128]], np.uint8), (2, 1)).pixels.tolist() == [[0, 255]]
 
