@@ -24,6 +24,9 @@ from shared.types import Failure, Frozen, Task
 logger = logging.getLogger(__name__)
 
 _CHUNK = 500
+_SWAP = "insightface-swap"
+#: Which section of the settings each generator draws by.
+_SECTIONS = {"composite": "composite", "qwen-image-edit": "qwen", "openai-http": "openai_http", _SWAP: "insightface"}
 #: Seconds within which a submission enters its run; a task that one took up and never entered is free after that.
 _ENTER_SECONDS = 900
 
@@ -238,16 +241,20 @@ def read_manifest(store: ArtifactStore, run_id: str) -> Manifest:
 
 
 def config_hash(settings: Settings, generator: str, judges: Sequence[str]) -> str:
-    """Hash of all settings that change a result, with the resolved names."""
-    dump = settings.model_dump(mode="json", include={"search", "generation", "scoring"})
-    return stable_hash([dump, generator, list(judges)])
+    """Hash of all settings that change a result, with the resolved names in place of `auto`."""
+    dump = settings.model_dump(mode="json", include={"search": True, "scoring": True}, exclude={"scoring": {"judges"}})
+    return stable_hash([dump, generation_hash(settings, generator), list(judges)])
 
 
 def generation_hash(settings: Settings, generator: str) -> str:
-    """Hash of all settings that change an image, with the resolved name."""
-    section = settings.model_dump(mode="json", include={"generation"})["generation"]
-    section.pop("generator", None)
-    return stable_hash([section, generator])
+    """Hash of the settings that change an image, with the resolved name; those of generators not used change none."""
+    used = {generator} | ({_SWAP} if settings.search.include_raw_swap else set())
+    dump = settings.model_dump(mode="json", include={"generation"})["generation"]
+    known = {name: dump.pop(section) for name, section in _SECTIONS.items()}
+    # A generator of somebody else's may read any of them.
+    read = [known[name] for name in sorted(used)] if used <= known.keys() else known
+    dump.pop("generator")
+    return stable_hash([dump, read, generator])
 
 
 def generator_of(devices: Mapping[str, Heartbeat | None], wanted: str) -> str:
