@@ -41,7 +41,9 @@ def make_tasks(folder: Path, count: int, size: int = 64, first: int = 0) -> tupl
     draw = np.random.default_rng(7 + first)
     mask = np.zeros((size, size), np.uint8)
     mask[size // 4 : size // 2, size // 4 : size // 2] = 255
-    (folder / "mask.png").write_bytes(encode_png(mask))
+    if not (folder / "mask.png").exists():
+        # Earlier tasks may be reading it.
+        (folder / "mask.png").write_bytes(encode_png(mask))
     tasks = []
     for number in range(first, first + count):
         for role in ("init", "character"):
