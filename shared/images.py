@@ -3,6 +3,7 @@
 Pure functions over bytes and arrays; nothing here opens a file or a socket.
 """
 
+import hashlib
 import io
 import struct
 import zlib
@@ -197,6 +198,13 @@ def encode_png(pixels: Pixels, text: Mapping[str, str] | None = None) -> bytes:
         stream, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=chunks if text else None
     )
     return stream.getvalue()
+
+
+def pixel_hash(pixels: Pixels) -> str:
+    """SHA-256 of what an image shows, whatever file it came from."""
+    shown = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode())
+    shown.update(np.ascontiguousarray(pixels).tobytes())
+    return shown.hexdigest()
 
 
 def read_png_text(data: bytes, name: str = "image") -> dict[str, str]:

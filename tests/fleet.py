@@ -21,7 +21,7 @@ from orchestrator.client import Client, Submitted, read_manifest
 from orchestrator.records import Pending
 from shared.artifacts import ArtifactStore
 from shared.heartbeat import DeviceState, live_helpers
-from shared.images import decode, encode_png
+from shared.images import decode, encode_png, pixel_hash, to_rgb
 from shared.ledger import Keys
 from shared.lifeline import die_with_parent
 from shared.messages import stable_hash
@@ -294,9 +294,10 @@ class Fleet:
             for each in metrics["candidates"]:
                 assert each["image"] is not None, each
                 data = self.store.read(each["image"]["name"])
+                pixels = to_rgb(decode(data).pixels)
                 assert hashlib.sha256(data).hexdigest() == each["image"]["sha256"], each
-                assert (decode(data).pixels[mask == 0] == init[mask == 0]).all()
-                said = drawn_scores(stable_hash([inputs, task.character_name, each["image"]["sha256"]]))
+                assert (pixels[mask == 0] == init[mask == 0]).all()
+                said = drawn_scores(stable_hash([inputs, task.character_name, pixel_hash(pixels)]))
                 assert each["scores"] == said, each
                 assert not each["missing"], each
                 assert not each["defaulted"], each

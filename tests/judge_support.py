@@ -83,3 +83,23 @@ class BrokenJudge:
 
 
 BROKEN = f"{__name__}:BrokenJudge"
+
+
+class OlderMeasures:
+    """Measures of the older objective, drawn from the image's hash."""
+
+    name = "tests.judge_support:OlderMeasures"
+    criteria = frozenset({"clip_text", "clip_image", "lpips"})
+
+    def __init__(self, settings: Settings, context: ScoringContext) -> None:
+        del settings, context
+
+    def cache_key(self) -> str:
+        return "1"
+
+    def load(self) -> None:
+        """There is nothing to load."""
+
+    def score(self, request: ScoreRequest) -> Judgement:
+        draw = np.random.default_rng(int(request.content_key[:12], 16))
+        return Judgement(judge=self.name, measures={name: float(draw.uniform()) for name in sorted(self.criteria)})

@@ -16,6 +16,7 @@ from shared.celery_app import make_app, run_worker, sender, worker_arguments
 from shared.claims import claim
 from shared.errors import BrokerUnreachable, Permanent, Retryable
 from shared.heartbeat import HelperBeat, Pulse, new_incarnation
+from shared.images import pixel_hash
 from shared.inbox import post
 from shared.ledger import Keys, Ledger
 from shared.messages import (
@@ -248,6 +249,7 @@ def _missing(judge: str, run: Run, reason: str) -> Judgement:
 def _request(
     run: str, candidate: str, images: TaskImages, store: ArtifactStore, result: ArtifactRef, *, preview: bool = False
 ) -> ScoreRequest:
+    shown = _late(lambda: read_rgb(store, result))
     return ScoreRequest(
         run_id=run,
         task_id=images.task_id,
@@ -256,8 +258,9 @@ def _request(
         init=images.init,
         mask=images.mask,
         character=images.character,
-        result=_late(lambda: read_rgb(store, result)),
-        content_key=stable_hash([images.key, images.character_name, result.sha256]),
+        result=shown,
+        # Of the pixels: the file tells of its run, and the same image of another run is not paid for again.
+        content_key=stable_hash([images.key, images.character_name, pixel_hash(shown)]),
         preview=preview,
     )
 
