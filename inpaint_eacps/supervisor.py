@@ -109,6 +109,14 @@ class Supervisor:
             child.deaths = 1 if healthy else child.deaths + 1
             if code in _FINAL or child.deaths >= _MOST_DEATHS:
                 child.ended_with = code
+                logger.log(
+                    logging.INFO if code == ExitCode.OK else logging.ERROR,
+                    "%s ended with status %d and is not started again (its log: %s)",
+                    child.spec.name,
+                    code,
+                    child.spec.log,
+                    extra={"action": "child_ended", "child": child.spec.name, "status": code},
+                )
                 return
             if healthy:
                 child.wait = _FIRST_WAIT

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -385,6 +386,13 @@ def _context(job: GenerateJob) -> dict[str, Any]:
     return {**_address(job), "queue": device_queue(job.device)}
 
 
+def _unexpected(generator: str, error: Exception) -> DeviceError:
+    return DeviceError(
+        f"The generator {generator} could not be loaded ({type(error).__name__}: {error}); the log of its device says "
+        "where that happened."
+    )
+
+
 def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
     """Run the worker of one device until SIGTERM: it then finishes the candidate in hand, and gives the rest back.
 
@@ -406,15 +414,20 @@ def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
         worker = state["worker"] = DeviceWorker(url, settings, plan)
         try:
             worker.start()
-        except InpaintError as error:
+        except Exception as error:
+            refusal = error if isinstance(error, InpaintError) else _unexpected(plan.generators[0], error)
             logger.critical(
-                "%s cannot work: %s", plan.name, error, extra={"action": "device_refused", "queue": own_queue}
+                "%s cannot work: %s",
+                plan.name,
+                refusal,
+                exc_info=None if refusal is error else error,
+                extra={"action": "device_refused", "queue": own_queue},
             )
             # Starting again would fail again: take the parent down as well, whose exit code tells its supervisor.
-            Ledger(url).do([("HSET", Keys.refused, plan.name, str(error))])
+            Ledger(url).do([("HSET", Keys.refused, plan.name, str(refusal))])
             worker.stop()
-            os.kill(os.getppid(), 15)
-            os._exit(int(error.exit_code))
+            os.kill(os.getppid(), signal.SIGTERM)
+            os._exit(int(refusal.exit_code))
 
     @worker_process_shutdown.connect(weak=False)
     def _stop(**_: object) -> None:
