@@ -2,98 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from tests.judge_support import context
+from tests.tiny_faces import detector, save_pack
 from workers.scoring.arcface import ArcFaceScorer, to_score
 from workers.scoring.base import ScoreRequest
 from workers.scoring.registry import make_scorer
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("insightface")
-
-#: InsightFace calls scikit-image by a name that is on its way out.
-pytestmark = pytest.mark.filterwarnings("ignore:`estimate` is deprecated:FutureWarning")
-
-#: Of a face in the 112 x 112 template, in cells of 32 pixels around its centre.
-_POINTS = [(-0.51, -0.13), (0.5, -0.13), (0.0, 0.5), (-0.4, 1.1), (0.41, 1.1)]
-
-
-def detector() -> Any:
-    """SCRFD's nine outputs (strides 8, 16, 32; two anchors). Only stride 32 ever fires: where a cell is red."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes, constants, outputs = [], [], []
-
-    def head(stride: int, kind: str, width: int, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-        name = f"{kind}_{stride}"
-        constants.extend(
-            [
-                numpy_helper.from_array(weight.reshape(*weight.shape, 1, 1), f"{name}_w"),
-                numpy_helper.from_array(bias, f"{name}_b"),
-                numpy_helper.from_array(np.array([-1, width], np.int64), f"{name}_shape"),
-            ]
-        )
-        nodes.append(helper.make_node("Conv", [f"pool_{stride}", f"{name}_w", f"{name}_b"], [f"{name}_conv"]))
-        last = f"{name}_conv"
-        if kind == "score":
-            nodes.append(helper.make_node("Sigmoid", [last], [f"{name}_sigmoid"]))
-            last = f"{name}_sigmoid"
-        nodes.append(helper.make_node("Transpose", [last], [f"{name}_last"], perm=[0, 2, 3, 1]))
-        nodes.append(helper.make_node("Reshape", [f"{name}_last", f"{name}_shape"], [name]))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width]))
-
-    strides = (8, 16, 32)
-    for stride in strides:
-        nodes.append(
-            helper.make_node(
-                "AveragePool", ["input"], [f"pool_{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2
-            )
-        )
-    red = np.array([[20.0, -10.0, -10.0], [0, 0, 0]], np.float32)
-    for stride in strides:
-        fires = stride == 32
-        head(stride, "score", 1, red * fires, np.array([-20.0, -30.0], np.float32))
-    for stride in strides:
-        head(stride, "box", 4, np.zeros((8, 3), np.float32), np.full(8, 1.5, np.float32))
-    for stride in strides:
-        points = np.tile(np.array(_POINTS, np.float32).ravel(), 2)
-        head(stride, "points", 10, np.zeros((20, 3), np.float32), points)
-    picture = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, None, None])
-    graph = helper.make_graph(nodes, "detector", [picture], outputs, constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-
-
-def recogniser() -> Any:
-    """The colours of a face in a 4 x 4 grid, as an embedding of 48 numbers."""
-    from onnx import TensorProto, helper
-
-    nodes = [
-        helper.make_node("AveragePool", ["input"], ["pool"], name="pool", kernel_shape=[28, 28], strides=[28, 28]),
-        helper.make_node("Flatten", ["pool"], ["embedding"], name="flat"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "recogniser",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, 3, 112, 112])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None, 48])],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("insightface")
-    folder = root / "models" / "tiny"
-    folder.mkdir(parents=True)
-    onnx.save(detector(), str(folder / "det.onnx"))
-    onnx.save(recogniser(), str(folder / "rec.onnx"))
+    save_pack(root / "models" / "tiny")
     return root
 
 
