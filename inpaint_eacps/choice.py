@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.client import Client, Submitted, generator_of
+from orchestrator.search import make_search
 from shared.settings import Settings
 from shared.types import Task
 from workers.generation import registry as generators
 from workers.scoring import registry as judges
+
+_SWAP = "insightface-swap"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Choice:
 
 
 def choose_here(settings: Settings, env: Mapping[str, str]) -> Choice:
-    """For workers on this machine. Raises ConfigurationError for unknown names."""
+    """For workers on this machine. Raises ConfigurationError for unknown names, or a licence that was not accepted."""
     return _choice(generators.resolve_auto(settings), settings, env)
 
 
@@ -50,7 +53,13 @@ class Order:
 
 
 def submit(client: Client, tasks: tuple[Task, ...], settings: Settings, choice: Choice, order: Order) -> Submitted:
-    """Submit, and say on stderr which tasks were refused."""
+    """Submit, and say on stderr which tasks were refused, and what is made more often than it is worth."""
+    size = make_search(settings.search).size()
+    if choice.generator == _SWAP and size > 1:
+        sys.stderr.write(
+            f"{_SWAP} makes the same picture from every seed, and this search asks for up to {size} candidates of a "
+            "task: --k-global 1 --m-global 0 makes one.\n"
+        )
     submitted = client.submit(
         tasks,
         settings,
@@ -67,6 +76,9 @@ def submit(client: Client, tasks: tuple[Task, ...], settings: Settings, choice: 
 
 
 def _choice(generator: str, settings: Settings, env: Mapping[str, str]) -> Choice:
+    raw_swap = settings.search.name == "eacps" and settings.search.include_raw_swap
+    if generator == _SWAP or raw_swap:
+        settings.generation.insightface.require_acceptance()
     names = judges.resolve_auto(settings, env)
     listed = {judge for rule in settings.scoring.criteria.values() for judge in rule.judges}
     everyone = {name: judges.criteria_of(name, settings) for name in dict.fromkeys((*names, *sorted(listed)))}

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from shared.errors import ConfigurationError
 from shared.settings.base import Section
 
 
@@ -25,3 +26,14 @@ class InsightFaceSettings(Section):
         int, Field(ge=64, le=2048, multiple_of=32, description="Side of the detector's input.")
     ] = 640
     detection_threshold: Annotated[float, Field(gt=0, lt=1, description="Least confidence of a detected face.")] = 0.5
+    feather: Annotated[
+        int, Field(ge=0, le=512, description="Width in pixels of the blend inside the mask's edge, at the init's size.")
+    ] = 8
+
+    def require_acceptance(self) -> None:
+        """Raises ConfigurationError unless the models' licence was accepted."""
+        if not self.accept_noncommercial:
+            raise ConfigurationError(
+                "generation.insightface.accept_noncommercial is false: the models of insightface-swap are for "
+                "non-commercial research only; set it to true if that is what you do, or use another generator."
+            )
