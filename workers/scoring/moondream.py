@@ -276,6 +276,8 @@ class LocalAsker:
                 trust_remote_code=True,
                 torch_dtype=torch.float32 if device == "cpu" else torch.bfloat16,
             ).to(device)
+        except ImportError as error:
+            raise MissingDependency(f"{_NEEDS[:-1]} ({error}).") from error
         except OSError as error:
             raise ConfigurationError(f"scoring.moondream.model {name} cannot be loaded: {error}") from error
         except RuntimeError as error:
