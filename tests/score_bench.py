@@ -163,6 +163,8 @@ class ScoreBench:
         """Wait for the answers to these jobs and take them out, as an orchestrator would."""
         deadline, run, count = time.monotonic() + timeout, keys[0].split(":")[1], len(keys)
         while True:
+            while int(self.redis.llen(Keys.inbox)) < count and time.monotonic() < deadline:
+                time.sleep(0.02)
             texts: list[str] = self.redis.lrange(Keys.inbox, 0, -1)  # type: ignore[assignment]
             events = [event for event in map(EVENT.validate_json, texts) if event.run == run]
             found = [event for event in events if isinstance(event, kind)]
