@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +35,33 @@ FAILURES = (
 )
 
 
+Scores = tuple[float, float, float]
+
+
 class MoodyJudge:
-    """Fails three times in ten, and remembers every verdict it gave."""
+    """Fails three times in ten, and remembers every verdict it gave, by the name of the character asked about."""
 
     def __init__(self) -> None:
         self._random, self._lock = random.Random(11), threading.Lock()
-        self.given: set[tuple[float, float, float]] = set()
+        self.given: dict[str, set[Scores]] = defaultdict(set)
+        #: Requests, and those of them for which the judge took tokens.
+        self.calls: Counter[str] = Counter()
+        self.billed: Counter[str] = Counter()
         self.failed = 0
 
     def __call__(self, seen: Seen) -> Reply:
+        (name,) = re.findall(r'"(Character [0-9]+)"', seen.texts[0])
         with self._lock:
+            self.calls[name] += 1
             if self._random.random() < 0.3:
                 self.failed += 1
-                return self._random.choice(FAILURES)
-            scores = tuple(self._random.randint(0, 1000) / 100 for _ in range(3))
-            self.given.add(scores)  # type: ignore[arg-type]
-            return gs.verdict(*scores)
+                reply = self._random.choice(FAILURES)
+                self.billed[name] += reply.status == 200 and reply.drop is None
+                return reply
+            identity, quality, consistency = (self._random.randint(0, 1000) / 100 for _ in range(3))
+            self.given[name].add((identity, quality, consistency))
+            self.billed[name] += 1
+            return gs.verdict(identity, quality, consistency)
 
 
 def export(folder: Path) -> Path:
@@ -93,6 +106,27 @@ def watched(command: list[str], env: dict[str, str], folder: Path) -> tuple[int,
     return process.returncode, seen
 
 
+def assert_true_account(metrics: dict[str, Any], judge: MoodyJudge, name: str) -> None:
+    """What a task says that it paid is what the server's log says."""
+    usage = metrics["usage"]
+    assert usage["calls"] == judge.calls[name]
+    assert usage["input_tokens"] == gs.INPUT_TOKENS * judge.billed[name]
+    assert usage["output_tokens"] == gs.OUTPUT_TOKENS * judge.billed[name]
+    assert usage["cost_usd"] > 0
+    assert usage["max_seconds"] > 0
+
+
+def assert_explained(candidate: dict[str, Any], given: set[Scores]) -> None:
+    """A candidate has scores that the server gave for its task, or a reason for each that it lacks."""
+    if candidate["potential"] is None:
+        assert all(candidate["missing"].values())
+        assert candidate["missing"]
+        return
+    identity, quality, consistency = (candidate["scores"][name] for name in ("identity", "quality", "consistency"))
+    assert (identity, quality, consistency) in given
+    assert candidate["potential"] == pytest.approx(2 * identity + quality + consistency)
+
+
 @pytest.mark.timeout(400)
 def test_fifty_tasks_with_a_judge_that_fails_three_times_in_ten(tmp_path: Path) -> None:
     judge = MoodyJudge()
@@ -118,15 +152,28 @@ def test_fifty_tasks_with_a_judge_that_fails_three_times_in_ten(tmp_path: Path) 
 
     won = [each for each in metrics if each["best_seed"] is not None]
     assert len(won) > TASKS * 0.8
-    for each in won:
-        scores = tuple(each["best_scores"][f"gemini_{name}"] for name in ("identity", "quality", "consistency"))
-        assert scores in judge.given
-        assert each["best_potential"] == pytest.approx(2 * scores[0] + scores[1] + scores[2])
+    for each in metrics:
+        name = each["character_name"]
+        assert_true_account(each, judge, name)
+        for candidate in each["candidates"]:
+            assert_explained(candidate, judge.given[name])
+        scored = [candidate for candidate in each["candidates"] if candidate["potential"] is not None]
+        winner = next((one for one in each["candidates"] if one["id"] == each["best_id"]), None)
+        assert (winner is None) is (not scored)
+        if winner is not None:
+            assert not winner["missing"]
+            assert not winner["defaulted"]
+            assert each["best_potential"] == max(candidate["potential"] for candidate in scored)
 
     assert judge.failed > seen * 0.2
-    assert sum(each["usage"]["calls"] for each in metrics) == seen
-    paid = [entry for entry in metrics if entry["usage"]["input_tokens"]]
-    assert sum(each["usage"]["input_tokens"] for each in paid) % gs.INPUT_TOKENS == 0
+    (run_file,) = results.glob("runs/*/metrics.json")
+    whole = json.loads(run_file.read_text())
+    assert whole["usage"]["calls"] == sum(judge.calls.values()) == seen
+    assert whole["usage"]["input_tokens"] == gs.INPUT_TOKENS * sum(judge.billed.values())
+    assert whole["usage"]["output_tokens"] == gs.OUTPUT_TOKENS * sum(judge.billed.values())
+    assert whole["usage"]["cost_usd"] == pytest.approx(sum(each["usage"]["cost_usd"] for each in metrics))
+    assert whole["tasks"] == {"done": len(won)} | ({"failed": TASKS - len(won)} if len(won) < TASKS else {})
+    assert f"Judge gemini: {seen} calls" in output
 
     assert KEY not in output
     assert arguments
