@@ -58,6 +58,8 @@ Value = TypeVar("Value")
 DEFAULT_QUEUES = (SCORE, PREPARE)
 #: How long an image may be late on a shared file system before it counts as gone.
 _LATE_SECONDS = 30.0
+#: How long the broker may be away before a job that was put off is left to its time-out.
+_BROKER_SECONDS = 300.0
 
 
 class ScoreWorker:
@@ -121,9 +123,22 @@ class ScoreWorker:
             event: Event = work()
         except (Retryable, redis.RedisError) as error:
             logger.warning("%s put off: %s", key, error, extra={"action": "job_put_off", "job": key})
-            self._ledger.do([("HDEL", Keys.claims, key)])
+            self._give_back(key)
             return
         post(self._ledger, self._send, event)
+
+    def _give_back(self, key: str) -> None:
+        """Let go of a job. Mostly the broker was away, and may still be: a claim that stayed would hold the job up for
+        as long as a judgement may take."""
+        deadline = time.monotonic() + _BROKER_SECONDS
+        while True:
+            try:
+                self._ledger.do([("HDEL", Keys.claims, key)])
+                return
+            except redis.RedisError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def _judged(self, job: ScoreJob) -> CandidateJudged:
         run, settings = self._run(job.run)

@@ -67,16 +67,19 @@ class JudgementCache:
         return judgement.model_copy(update={"cached": True, "usage": Usage(), "seconds": 0.0})
 
     def put(self, key: str, judgement: Judgement) -> None:
-        """Keep a judgement in both places. A store that does not take it costs no judgement, only a warning."""
+        """Keep a judgement in both places. One that does not take it costs no judgement, only a warning."""
         data = judgement.model_dump_json().encode()
-        self._to_redis(key, data)
-        try:
-            self._write(self.artifact_name(key), data)
-        except InpaintError as error:
-            _log.warning(
-                "A judgement could not be kept beside the artifacts: %s", error,
-                extra={"action": "judge.cache-unwritten", "key": key},
-            )  # fmt: skip
+        keepers: tuple[Callable[[], None], ...] = (
+            lambda: self._write(self.artifact_name(key), data),
+            lambda: self._to_redis(key, data),
+        )
+        for keep in keepers:
+            try:
+                keep()
+            except InpaintError as error:
+                _log.warning(
+                    "A judgement could not be kept: %s", error, extra={"action": "judge.cache-unwritten", "key": key}
+                )
 
     @contextlib.contextmanager
     def only_one(self, key: str) -> Iterator[None]:

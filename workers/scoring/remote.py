@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from shared.errors import BrokerUnreachable
 from shared.settings.judges import RetrySettings
 from shared.types import Usage
 from workers.scoring.admission import Admission, Admitted, NotYet
@@ -95,7 +96,7 @@ class Remote:
                 raise
             else:
                 cost = call.usage_of(answer)
-                self._admission.settle(admitted, cost)
+                self._settled(admitted, cost)
                 total = add(usage, cost.model_copy(update={"calls": 0}))
                 return Answered(answer, total, time.monotonic() - began)
 
@@ -123,6 +124,17 @@ class Remote:
                     self._admission.take_back(verdict)
                     continue
             return verdict
+
+    def _settled(self, admitted: Admitted, cost: Usage) -> None:
+        """Settle an answered call. An answer that was paid for is not thrown away because Redis is gone meanwhile: what
+        was set aside for it stays so, and the budget is kept all the same."""
+        try:
+            self._admission.settle(admitted, cost)
+        except BrokerUnreachable:
+            _log.warning(
+                "A call of the judge %s could not be settled; what was set aside for it counts as spent.", self._judge,
+                extra={"action": "judge.unsettled", "judge": self._judge},
+            )  # fmt: skip
 
     def _pause(self, error: Throttled, times: int) -> None:
         least = min(self._retry.backoff * 2 ** min(times - 1, 16), self._retry.backoff_max)

