@@ -35,7 +35,6 @@ from workers import onnx_models
 from workers.faces import TEMPLATE, Face, FaceFinder, similarity
 from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages
 from workers.generation.insightface_swap import LICENCE, InsightFaceSwapGenerator, nearest
-from workers.generation.inswapper import POINTS as POINTS_IN_SQUARE
 from workers.generation.inswapper import InSwapper
 from workers.generation.registry import make_generator
 
@@ -191,14 +190,6 @@ def test_a_face_redrawn_as_it_was_goes_back_where_it_was(tmp_path: Path) -> None
     assert error(0, 0) < 4
     assert error(0, 0) < 0.6 * min(moved)
     assert (back[300:] == picture[300:]).all()
-
-
-def test_a_small_face_gets_no_dark_border(tmp_path: Path) -> None:
-    """Of a face a few pixels wide, the fading border is a single pixel."""
-    model = InSwapper(save_swapper(tmp_path / "s.onnx", swapper(keep=1, tint=0)), "setting", "cpu")
-    white = np.full((64, 64, 3), 255, np.uint8)
-    back = model.swap(white, POINTS_IN_SQUARE / 16 + np.float32(20.3), np.eye(EMBEDDING, dtype=np.float32)[0])
-    assert back.min() > 250
 
 
 def test_outside_the_mask_nothing_changes_and_at_its_edge_nothing_jumps(make: Make) -> None:

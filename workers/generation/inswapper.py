@@ -59,8 +59,7 @@ class InSwapper:
         back = cv2.invertAffineTransform(matrix)
         size = picture.shape[1], picture.shape[0]
         patch = cv2.warpAffine(np.full((SIDE, SIDE), 255, np.uint8), back, size, flags=cv2.INTER_NEAREST)
-        # Pixels beyond the square repeat its border, so that its edge does not darken.
-        face = cv2.warpAffine(self.redraw(crop, identity), back, size, borderMode=cv2.BORDER_REPLICATE)
+        face = cv2.warpAffine(self.redraw(crop, identity), back, size)
         width = round(_SOFT * SIDE * float(np.hypot(*back[:, 0])))
         return feather.composite(picture, face, patch, width)
 
