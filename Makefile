@@ -26,9 +26,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 # torch comes first and alone: an extra that asks for it would choose the newest build, which brings gigabytes of CUDA.
+# Beside a build of torch that is not PyPI's, PyPI's torchvision has no operators, and whatever finds it fails over it.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) '$(TORCH)'
 	$(PIP) -c constraints.txt -e '.[cpu,gemini,gemini-legacy,qwen,flower,metrics,s3,calibrate,dev]'
+	@$(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torchvision
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed ## Make .venv with what the demo needs
