@@ -6,18 +6,15 @@ saved without one, and `TinyQwen` gives the loaded pipeline a small one of its o
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import BatchFeature
 
-import tests.conftest  # noqa: F401 (device workers know no conftest, and a broken torchvision would stop them)
 from shared.settings import Settings
 from workers.generation.qwen import QwenImageEditGenerator
-
-if TYPE_CHECKING:
-    from transformers import BatchFeature
 
 IMAGE_PAD, VISION_START, VISION_END = 900, 902, 903
 PATCH, MERGE = 14, 2
@@ -113,9 +110,7 @@ class TinyProcessor:
 
     def __call__(
         self, *, text: list[str], images: list[Image.Image] | Image.Image, padding: bool, return_tensors: str
-    ) -> "BatchFeature":
-        from transformers import BatchFeature
-
+    ) -> BatchFeature:
         del padding, return_tensors
         shown = images if isinstance(images, list) else [images]
         small = [image.resize((4 * PATCH, 4 * PATCH)) for image in shown] * len(text)
