@@ -105,6 +105,26 @@ def test_lpips_is_averaged_inside_and_outside_the_mask() -> None:
     assert judgement.measures["lpips"] == pytest.approx(inside * (asked.mask > 0).mean())
 
 
+@pytest.mark.torch
+def test_the_network_of_lpips_finds_the_same_image_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real network with a backbone of random weights, found where torchvision keeps those that it downloaded."""
+    try:
+        import lpips  # noqa: F401
+        from torchvision.models import squeezenet1_1
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs lpips, and a torchvision that fits torch: {error}")
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.manual_seed(1)
+    torch.save(squeezenet1_1(weights=None).state_dict(), folder / "squeezenet1_1-b8a52dc0.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    judge = make_scorer("lpips", Settings.model_validate({"scoring": {"lpips": {"net": "squeeze"}}}), context())
+    asked = request(3)
+    assert set(judge.score(replace(asked, result=asked.init)).measures.values()) == {0.0}
+    found = judge.score(asked).measures
+    assert found["lpips_inside"] > found["lpips"] > found["lpips_outside"] >= 0
+
+
 def test_lpips_without_its_packages_says_which() -> None:
     try:
         import lpips  # noqa: F401

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from inpaint_eacps.choice import choose_here
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.types import CRITERIA, Judgement
@@ -102,6 +103,15 @@ def test_finals_without_a_judge_that_can_compare_are_refused_at_once() -> None:
     assert comparer_of(("local",), Settings()) is None
     with pytest.raises(ConfigurationError, match=r"scoring\.finals: pairwise .* none of local, \S+OwnJudge can"):
         comparer_of(("local", OWN), finals)
+
+
+def test_the_front_door_chooses_the_judge_of_the_finals() -> None:
+    scoring = {"judges": ["local", "gemini"], "finals": "pairwise"}
+    settings = Settings.model_validate({"generation": {"generator": "composite"}, "scoring": scoring})
+    assert choose_here(settings, {}).comparer == "gemini"
+    alone = Settings.model_validate({**settings.model_dump(), "scoring": {**scoring, "judges": ["local"]}})
+    with pytest.raises(ConfigurationError, match=r"scoring\.finals"):
+        choose_here(alone, {})
 
 
 def test_names_and_construction_import_nothing_heavy() -> None:

@@ -138,7 +138,8 @@ class GenAI:
 class GenerativeAI:
     """google-generativeai, whose support ended on 30 November 2025.
 
-    It knows neither thinking levels nor media resolutions; both are left to the model.
+    It knows neither thinking levels nor media resolutions; both are left to the model. Nor does its schema know an
+    order of properties: that observations come first is for the instructions alone to say.
     """
 
     def __init__(self, settings: GeminiSettings, key: SecretStr) -> None:
