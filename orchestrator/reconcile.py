@@ -13,13 +13,23 @@ from orchestrator.dispatch import pump
 from orchestrator.records import Outstanding, Pending
 from shared.heartbeat import DeviceState, Heartbeat, live_devices, live_helpers
 from shared.ledger import Command, Guard, Keys
-from shared.messages import CandidateFailed, claim_key
+from shared.messages import (
+    CandidateFailed,
+    CandidateJudged,
+    CandidatesCompared,
+    CompareJob,
+    ScoreJob,
+    claim_key,
+)
 from shared.queues import device_queue
-from shared.types import Candidate, CandidateState, Failure
+from shared.types import CRITERIA, Candidate, CandidateState, Failure, Judgement
 
 logger = logging.getLogger(__name__)
 
 _LOCK = "reconcile"
+#: Score workers that may die over one job, or never answer, before it counts as what kills them. More than that many
+#: attempts at a candidate, since a worker that dies takes along what its other threads had in hand.
+_MOST_LOST = 5
 
 
 class Reconciler:
@@ -176,14 +186,47 @@ class Reconciler:
             else:
                 again = helpers.get(by) is None or age > dispatch.score_timeout
             if again:
-                self._send_again(key, jobs[key], job, now)
+                self._send_again(key, jobs[key], job.model_copy(update={"lost": job.lost + (by is not None)}), now)
 
     def _send_again(self, key: str, text: str, job: Outstanding, now: float) -> None:
+        if job.lost >= _MOST_LOST and (answer := self._no_answer(job)) is not None:
+            logger.error("%s given up", key, extra={"action": "job_given_up", "job": key, "tries": job.tries})
+            collect(self._context, answer)
+            return
         new = job.model_copy(update={"sent": now, "tries": job.tries + 1})
         commands: list[Command] = [("HSET", Keys.jobs, key, new.model_dump_json()), ("HDEL", Keys.claims, key)]
         if self._context.ledger.compare_and_do([Guard(Keys.jobs, key, text)], commands):
             self._context.send_job(key, new)
             logger.warning("%s sent again", key, extra={"action": "job_sent_again", "job": key, "tries": new.tries})
+
+    def _no_answer(self, job: Outstanding) -> CandidateJudged | CandidatesCompared | None:
+        """What stands in for the answer to a judge's job that no worker lived to give; `None` for other jobs."""
+        reason = f"no score worker lived to answer: {job.lost} of them took it up"
+        if job.kind == "score":
+            asked = ScoreJob.model_validate(job.payload)
+            run = self._context.run(asked.run)
+            criteria = run.run.judges.get(asked.judge, CRITERIA) if run else CRITERIA
+            judgement = Judgement(judge=asked.judge, missing=dict.fromkeys(criteria, reason))
+            return CandidateJudged(
+                run=asked.run,
+                task=asked.task,
+                candidate=asked.candidate,
+                attempt=asked.attempt,
+                judge=asked.judge,
+                judgements=(judgement,),
+            )
+        if job.kind == "compare":
+            pair = CompareJob.model_validate(job.payload)
+            return CandidatesCompared(
+                run=pair.run,
+                task=pair.task,
+                first=pair.first,
+                second=pair.second,
+                judge=pair.judge,
+                preference=None,
+                reason=reason,
+            )
+        return None
 
     def _tasks(self) -> None:
         """Look at every task in flight: an orchestrator may have died between two steps."""

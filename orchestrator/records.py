@@ -35,6 +35,8 @@ class Outstanding(Frozen):
     payload: dict[str, Any]
     sent: Annotated[float, Field(ge=0)]
     tries: int = 1
+    #: How often a worker had taken it up, and died or never answered.
+    lost: int = 0
 
 
 class Pending(Frozen):
