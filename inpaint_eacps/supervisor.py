@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from shared.errors import ExitCode
@@ -145,7 +146,7 @@ def _spawn(spec: ChildSpec) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, and no lock is taken)
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 (one prctl call, and no lock is taken)
         )
 
 

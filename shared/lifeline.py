@@ -13,12 +13,12 @@ import time
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(sig: signal.Signals = signal.SIGKILL) -> None:
-    """Have this process get `sig` when its parent ends, however that ends.
+def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
+    """Have this process get `sig` when the process `parent` that started it ends, however that ends.
 
-    Call it early in the child. The parent must have started the child from a thread that lives as long as itself.
+    Call it early in the child. The parent must have started the child from a thread that lives as long as itself, and
+    have noted its own id before: in the child it may be too late to ask who the parent was.
     """
-    parent = os.getppid()
     if platform.system() == "Linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0) != 0:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class Fleet:
         with (self.folder / "cluster" / "logs" / f"{name}.log").open("ab") as log:
             self._guests[name] = subprocess.Popen(
                 argv, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 (one prctl call, and no lock is taken)
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 (one prctl call, and no lock is taken)
             )  # fmt: skip
 
     def join_device(self, device: str, url: str | None = None, env: Mapping[str, str] | None = None) -> None:

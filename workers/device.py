@@ -399,6 +399,8 @@ def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
     Raises BrokerUnreachable when there is no broker to begin with.
     """
     Ledger(url).ping()
+    # Of the process that will generate, whose parent may be gone by the time it could ask.
+    parent = os.getpid()
     own_queue = device_queue(plan.name)
     app = make_app(url, [own_queue], settings.dispatch)
     state: dict[str, DeviceWorker] = {}
@@ -410,7 +412,7 @@ def serve(url: str, settings: Settings, plan: DevicePlan) -> None:
 
     @worker_process_init.connect(weak=False)
     def _start(**_: object) -> None:
-        die_with_parent()
+        die_with_parent(parent)
         worker = state["worker"] = DeviceWorker(url, settings, plan)
         try:
             worker.start()
