@@ -53,18 +53,18 @@ class EmbeddedValkey:
         self._wait(timeout, log)
 
     def _wait(self, timeout: float, log: Path) -> None:
-        client: redis.Redis = redis.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=2)
         deadline = time.monotonic() + timeout
-        while True:
-            try:
-                client.ping()
-                return
-            except redis.RedisError as error:
-                if time.monotonic() > deadline:
-                    raise BrokerUnreachable(
-                        f"The embedded Valkey did not start within {timeout:.0f} s ({error}); its log is {log}."
-                    ) from error
-                time.sleep(0.02)
+        with redis.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=2) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError as error:
+                    if time.monotonic() > deadline:
+                        raise BrokerUnreachable(
+                            f"The embedded Valkey did not start within {timeout:.0f} s ({error}); its log is {log}."
+                        ) from error
+                    time.sleep(0.02)
 
 
 def _free_port() -> int:
