@@ -10,8 +10,7 @@ from shared.outcome import TaskOutcome, TaskState
 def outcome_line(outcome: TaskOutcome, place: str) -> str:
     """A task that is over: id, state, potential, winner, and where its result is or why there is none."""
     if outcome.failure is not None and outcome.best_id is None:
-        reason = outcome.failure.message.removeprefix(f"task {outcome.task_id}: ")
-        return f"{outcome.task_id}  {outcome.state}  {reason}"
+        return f"{outcome.task_id}  {outcome.state}  {outcome.failure.message}"
     potential = "no potential" if outcome.best_potential is None else f"{outcome.best_potential:.2f}"
     return f"{outcome.task_id}  {outcome.state}  {potential}  {outcome.best_id}  {place}"
 

@@ -139,7 +139,7 @@ def _items(path: Path) -> Sequence[Any]:
             raise InputError(f"{path} is larger than {MAX_EXPORT_BYTES} bytes: export fewer tasks at a time.")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): check --tasks.") from error
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text: export from Label Studio as JSON.") from error
     try:

@@ -18,6 +18,7 @@ from orchestrator.client import Client, Submitted
 from shared.errors import ExitCode
 from shared.queues import score_queue
 from shared.settings import Settings
+from workers.generation.registry import check_found
 from workers.scoring.keys import api_key
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def _here(arguments: Arguments, settings: Settings, selection: Selection) -> Exi
     choice = choose_here(settings, os.environ)
     if tuple(choice.judges) == ("gemini",):
         api_key(settings.scoring.gemini, os.environ)
+    check_found(choice.generator)
     check_writable(settings)
     devices = choose_devices(arguments.device, choice.generator in _NEEDS_GPU)
     workers = cpu_workers(arguments.workers)

@@ -203,7 +203,9 @@ def test_what_cannot_work_is_said_before_anything_starts(tmp_path: Path) -> None
     for words, message in (
         (["--output-dir", blocked], "publish.output_dir (--output-dir)"),
         (["--cache-dir", blocked], "input.cache_dir (--cache-dir)"),
+        (["--output-dir", "nothing://x"], "publish.output_dir"),
         (["--judge", "gemini"], "GEMINI_API_KEY"),
+        (["--generator", "no.module:Class"], "no.module:Class"),
     ):
         done = cli(["run", "--tasks", str(file), *words], tmp_path)
         assert done.returncode == 2, done.stderr

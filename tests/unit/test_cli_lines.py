@@ -97,8 +97,6 @@ def test_an_outcome_names_the_winner_or_the_reason() -> None:
     assert outcome_line(outcome(TaskState.DONE), "/out/result.png") == "7  done  31.20  l01.0  /out/result.png"
     failure = Failure(kind="input", message="The mask is empty.")
     assert outcome_line(outcome(TaskState.FAILED, failure=failure), "") == "7  failed  The mask is empty."
-    failure = Failure(kind="input", message="task 7: mask (m.png) is empty.")
-    assert outcome_line(outcome(TaskState.FAILED, failure=failure), "") == "7  failed  mask (m.png) is empty."
 
 
 def test_the_summary_counts_and_says_how_to_run_unchanged_tasks_again() -> None:

@@ -55,6 +55,16 @@ def resolve_auto(settings: Settings) -> str:
     return "qwen-image-edit" if has_model_stack and shutil.which("nvidia-smi") else "composite"
 
 
+def check_found(name: str) -> None:
+    """Raises ConfigurationError for a dotted name whose module is not here; the module itself is not imported."""
+    module, colon, _ = name.partition(":")
+    try:
+        if colon and importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"generation.generator: {name!r} cannot be imported ({error}).") from error
+
+
 def make_generator(name: str, settings: Settings, device: str) -> Generator:
     """Construct a generator for `device` (`cpu`, `cuda`); cheap: `load` does the work.
 

@@ -28,7 +28,8 @@ def prepare_task(job: PrepareJob, fetcher: Fetcher) -> TaskPrepared | TaskRefuse
     try:
         images = prepare(job.task, fetcher)
     except InpaintError as error:
-        failure = Failure(kind="input", message=str(error))
+        # Wherever a task's failure is shown, the task is named beside it.
+        failure = Failure(kind="input", message=str(error).removeprefix(f"task {job.task.id}: "))
         return TaskRefused(run=job.run, task=job.task.id, failure=failure)
     task_id = job.task.id
     prepared = Prepared(
