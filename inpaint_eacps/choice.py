@@ -2,16 +2,15 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.client import Client, Submitted, generator_of
 from orchestrator.search import make_search
 from shared.settings import Settings
+from shared.settings.search import RAW_SWAP
 from shared.types import Task
 from workers.generation import registry as generators
 from workers.scoring import registry as judges
-
-_SWAP = "insightface-swap"
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class Choice:
     own_queue: tuple[str, ...] = ()
     #: The judge of the finals, if there are any.
     comparer: str | None = None
+    #: Generators that no device of the cluster has yet: their candidates wait for one that has.
+    awaited: tuple[str, ...] = ()
 
     def line(self) -> str:
         """For people."""
@@ -41,7 +42,11 @@ def choose_for_cluster(client: Client, settings: Settings, env: Mapping[str, str
     wanted = settings.generation.generator
     if wanted != generators.AUTO:
         wanted = generators.resolve_auto(settings)
-    return _choice(generator_of(client.devices(), wanted), settings, env)
+    devices = client.devices()
+    choice = _choice(generator_of(devices, wanted), settings, env)
+    offered = {name for beat in devices.values() if beat is not None for name in beat.generators}
+    needed = (choice.generator, *((RAW_SWAP,) if settings.search.swaps else ()))
+    return replace(choice, awaited=tuple(name for name in needed if name not in offered))
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,15 @@ class Order:
 def submit(client: Client, tasks: tuple[Task, ...], settings: Settings, choice: Choice, order: Order) -> Submitted:
     """Submit, and say on stderr which tasks were refused, and what is made more often than it is worth."""
     size = make_search(settings.search).size()
-    if choice.generator == _SWAP and size > 1:
+    if choice.generator == RAW_SWAP and size > 1:
         sys.stderr.write(
-            f"{_SWAP} makes the same picture from every seed, and this search asks for up to {size} candidates of a "
+            f"{RAW_SWAP} makes the same picture from every seed, and this search asks for up to {size} candidates of a "
             "task: --k-global 1 --m-global 0 makes one.\n"
+        )
+    for name in choice.awaited:
+        flag = f"--generator {name}" if name == choice.generator else "--set search.include_raw_swap=true"
+        sys.stderr.write(
+            f"No device that is up runs {name}, so its candidates wait for one: start `inpaint-eacps worker {flag}`.\n"
         )
     submitted = client.submit(
         tasks,
@@ -76,8 +86,7 @@ def submit(client: Client, tasks: tuple[Task, ...], settings: Settings, choice: 
 
 
 def _choice(generator: str, settings: Settings, env: Mapping[str, str]) -> Choice:
-    raw_swap = settings.search.name == "eacps" and settings.search.include_raw_swap
-    if generator == _SWAP or raw_swap:
+    if generator == RAW_SWAP or settings.search.swaps:
         settings.generation.insightface.require_acceptance()
     names = judges.resolve_auto(settings, env)
     listed = {judge for rule in settings.scoring.criteria.values() for judge in rule.judges}

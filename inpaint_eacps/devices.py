@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from shared.errors import ConfigurationError, DeviceError
 
 CPU = "cpu"
+#: Generators that get a GPU where there is one and no device was named.
+NEEDS_GPU = frozenset({"qwen-image-edit", "insightface-swap"})
 MOST_CPU_WORKERS = 4
 
 

@@ -8,9 +8,8 @@ from inpaint_eacps.devices import CPU, graphics_cards
 from shared.errors import ConfigurationError
 from shared.queues import PREPARE, SCORE, device_name
 from shared.settings import Settings
+from shared.settings.search import RAW_SWAP
 from workers.scoring.registry import judge_names
-
-_RAW_SWAP = "insightface-swap"
 
 
 def device_plans(settings: Settings, generator: str, devices: Sequence[str], cpu_workers: int) -> tuple[ChildPlan, ...]:
@@ -20,8 +19,8 @@ def device_plans(settings: Settings, generator: str, devices: Sequence[str], cpu
     """
     host = socket.gethostname()
     generators: tuple[str, ...] = (generator,)
-    if settings.search.include_raw_swap and generator != _RAW_SWAP:
-        generators += (_RAW_SWAP,)
+    if settings.search.swaps and generator != RAW_SWAP:
+        generators += (RAW_SWAP,)
     on_gpu = [name for name in devices if name != CPU]
     cards = {f"cuda:{card.index}": card for card in graphics_cards()} if on_gpu else {}
     if gone := [name for name in on_gpu if name not in cards]:

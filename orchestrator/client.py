@@ -19,14 +19,14 @@ from shared.messages import Nudge, Run, stable_hash
 from shared.outcome import TaskOutcome, TaskState
 from shared.queues import device_queue
 from shared.settings import Settings
+from shared.settings.search import RAW_SWAP
 from shared.types import Failure, Frozen, Task
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 500
-_SWAP = "insightface-swap"
 #: Which section of the settings each generator draws by.
-_SECTIONS = {"composite": "composite", "qwen-image-edit": "qwen", "openai-http": "openai_http", _SWAP: "insightface"}
+_SECTIONS = {"composite": "composite", "qwen-image-edit": "qwen", "openai-http": "openai_http", RAW_SWAP: "insightface"}
 #: Seconds within which a submission enters its run; a task that one took up and never entered is free after that.
 _ENTER_SECONDS = 900
 
@@ -248,7 +248,7 @@ def config_hash(settings: Settings, generator: str, judges: Sequence[str]) -> st
 
 def generation_hash(settings: Settings, generator: str) -> str:
     """Hash of the settings that change an image, with the resolved name; those of generators not used change none."""
-    used = {generator} | ({_SWAP} if settings.search.include_raw_swap else set())
+    used = {generator} | ({RAW_SWAP} if settings.search.swaps else set())
     dump = settings.model_dump(mode="json", include={"generation"})["generation"]
     known = {name: dump.pop(section) for name, section in _SECTIONS.items()}
     # A generator of somebody else's may read any of them.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inpaint_eacps.arguments import Arguments
 from inpaint_eacps.choice import Order, choose_for_cluster, choose_here, submit
-from inpaint_eacps.devices import CPU, choose_devices, cpu_workers
+from inpaint_eacps.devices import CPU, NEEDS_GPU, choose_devices, cpu_workers
 from inpaint_eacps.follow import follow
 from inpaint_eacps.places import check_writable
 from inpaint_eacps.plans import device_plans
@@ -22,8 +22,6 @@ from workers.generation.registry import check_found
 from workers.scoring.keys import api_key
 
 logger = logging.getLogger(__name__)
-
-_NEEDS_GPU = frozenset({"qwen-image-edit", "insightface-swap"})
 
 
 def run(arguments: Arguments) -> ExitCode:
@@ -61,7 +59,7 @@ def _here(arguments: Arguments, settings: Settings, selection: Selection) -> Exi
         api_key(settings.scoring.gemini, os.environ)
     check_found(choice.generator)
     check_writable(settings)
-    devices = choose_devices(arguments.device, choice.generator in _NEEDS_GPU)
+    devices = choose_devices(arguments.device, choice.generator in NEEDS_GPU)
     workers = cpu_workers(arguments.workers)
     plans = device_plans(settings, choice.generator, devices, workers)
     runs = Path(settings.input.cache_dir) / "runs"

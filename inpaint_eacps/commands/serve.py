@@ -12,7 +12,7 @@ from types import FrameType
 from inpaint_eacps.arguments import Arguments
 from inpaint_eacps.child import BROKER_VARIABLE, ChildPlan, perform
 from inpaint_eacps.cluster import cluster_url, connect
-from inpaint_eacps.devices import choose_devices, cpu_workers
+from inpaint_eacps.devices import NEEDS_GPU, choose_devices, cpu_workers
 from inpaint_eacps.plans import device_plans, score_plan
 from inpaint_eacps.supervisor import ChildSpec, Supervisor
 from shared.errors import ExitCode
@@ -20,7 +20,6 @@ from shared.logs import set_up_logging
 from workers.generation import registry as generators
 
 _SCORE_THREADS = 16
-_NEEDS_GPU = frozenset({"qwen-image-edit", "insightface-swap"})
 #: A candidate in hand is finished before a worker goes: longer than the longest of them.
 _GRACE = 900.0
 
@@ -42,7 +41,7 @@ def worker(arguments: Arguments) -> ExitCode:
     if arguments.queue is not None:
         return _perform(score_plan(settings, arguments.queue, arguments.workers or _SCORE_THREADS), url, arguments)
     generator = generators.resolve_auto(settings)
-    devices = choose_devices(arguments.device, generator in _NEEDS_GPU)
+    devices = choose_devices(arguments.device, generator in NEEDS_GPU)
     plans = device_plans(settings, generator, devices, cpu_workers(arguments.workers))
     return _perform(plans[0], url, arguments) if len(plans) == 1 else _supervise(plans, url)
 

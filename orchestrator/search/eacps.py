@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from orchestrator.search.base import Step
 from orchestrator.search.plan import Plan, Specs, child_seed, fresh, replay
 from orchestrator.search.ranking import promising
-from shared.settings.search import SearchSettings
+from shared.settings.search import RAW_SWAP, SearchSettings
 from shared.types import Candidate, CandidateSpec, Start
 
-_RAW_ID, _RAW_GENERATOR = "r00", "insightface-swap"
+_RAW_ID = "r00"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Eacps:
         if not self.settings.include_raw_swap:
             return ()
         order = (self._global_depth, self.settings.k_global)
-        return (CandidateSpec(id=_RAW_ID, phase="raw", seed=0, order=order, generator=_RAW_GENERATOR),)
+        return (CandidateSpec(id=_RAW_ID, phase="raw", seed=0, order=order, generator=RAW_SWAP),)
 
     def _local(self, parent: CandidateSpec, child: int) -> CandidateSpec:
         index = parent.order[1]

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from shared.settings.base import Section
 
+#: The generator of a raw swap.
+RAW_SWAP = "insightface-swap"
+
 
 class SearchSettings(Section):
     """Which candidates are tried."""
@@ -44,6 +47,11 @@ class SearchSettings(Section):
         bool,
         Field(description="EACPS: also try a face swap (generator `insightface-swap`), which may win and be refined."),
     ] = False
+
+    @property
+    def swaps(self) -> bool:
+        """Whether a raw face swap is among the candidates."""
+        return self.name == "eacps" and self.include_raw_swap
 
     @property
     def budget(self) -> int:

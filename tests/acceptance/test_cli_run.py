@@ -282,6 +282,10 @@ def test_a_cluster_by_its_commands(tmp_path: Path) -> None:
             assert (told["total"], told["tasks"]) == (2, {"done": 2})
             assert len(told["devices"]) == 2
 
+            nobodys = ask("submit", "--tasks", str(file), "--generator", "tests.broken:BrokenGenerator", "--all")
+            assert "No device that is up runs tests.broken:BrokenGenerator" in nobodys.stderr
+            assert "3 tasks cancelled" in ask("cancel", nobodys.stdout.strip()).stdout
+
             slow = ask(*submit, "--set", "scoring.gates=false", "--k_global", "200", "t00002").stdout.strip()
             assert "1 tasks cancelled" in ask("cancel", slow).stdout
             assert ask("wait", slow).returncode == 1
