@@ -25,6 +25,8 @@ GENERATE_SECONDS, JUDGE_SECONDS = "SIMULATED_GENERATE_SECONDS", "SIMULATED_JUDGE
 POISON = "SIMULATED_POISON"
 #: Folder into which each start of a generation drops a file, so that a test can count them and name the process.
 TRACE = "SIMULATED_TRACE"
+#: What the generator says its version is.
+VERSION = "SIMULATED_VERSION"
 #: Share of judgements that fail, 0 to 1, drawn from the image's hash.
 JUDGE_FAILURES = "SIMULATED_JUDGE_FAILURES"
 _STEPS = 10
@@ -40,8 +42,8 @@ class SleepingGenerator:
         self._seconds = float(os.environ.get(GENERATE_SECONDS, "0.05"))
 
     def fingerprint(self) -> Mapping[str, JsonValue]:
-        """Nothing changes what it draws."""
-        return {}
+        """Its version, which a test may raise."""
+        return {"version": os.environ.get(VERSION, "1")}
 
     def load(self) -> None:
         """There is nothing to load."""

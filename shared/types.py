@@ -122,6 +122,8 @@ class Generated(Frozen):
     extras: Mapping[str, ArtifactRef] = Field(default_factory=dict)
     #: Hash of everything that determines the image: inputs, generator settings, spec, parent's image.
     key: str
+    #: Hash of what the generator says of itself: of another release that draws otherwise, an image is not used again.
+    fingerprint: str = ""
     generator: str
     device: str
     attempt: Annotated[int, Field(ge=1)]

@@ -123,7 +123,8 @@ class DeviceWorker:
         self._current, self._step, self._total = job, 0, 0
         self._remember(f"{job.run}|{job.task}")
         try:
-            record = self._on_disk(job)
+            fingerprint = self._fingerprint(job)
+            record = self._on_disk(job, fingerprint)
             if record is not None:
                 self._report(CandidateGenerated(**_address(job), generated=record.generated, reused=True))
                 return
@@ -151,9 +152,8 @@ class DeviceWorker:
             self._busy += time.monotonic() - started
             self._done += 1
             self._current = None
-        claim = _claim(job)
-        self._finishing[claim] = None
-        self._writing.put(lambda: self._finish(job, made, seconds, claim))
+        self._finishing[_claim(job)] = None
+        self._writing.put(lambda: self._finish(job, made, seconds, fingerprint))
 
     # The generator's line to us (workers.generation.base.Control).
 
@@ -194,7 +194,11 @@ class DeviceWorker:
         )
         return text if ours else None
 
-    def _on_disk(self, job: GenerateJob) -> GenerationRecord | None:
+    def _fingerprint(self, job: GenerateJob) -> str:
+        _, settings = self._runs.get(job.run, lambda: self._run_settings(job.run))
+        return stable_hash(make_generator(job.generator, settings, self._plan.torch_device).fingerprint())
+
+    def _on_disk(self, job: GenerateJob, fingerprint: str) -> GenerationRecord | None:
         """The record of this candidate from an earlier run or attempt, if its image is there and whole."""
         store = self._inputs.store(job.store)
         for attempt in range(1, job.attempt + 1):
@@ -203,7 +207,7 @@ class DeviceWorker:
                 continue
             try:
                 record = GenerationRecord.model_validate_json(store.read(name))
-                if record.generated.key == job.key:
+                if (record.generated.key, record.generated.fingerprint) == (job.key, fingerprint):
                     store.read(record.generated.image)
                     return record
             except (InpaintError, ValueError) as error:
@@ -249,10 +253,10 @@ class DeviceWorker:
             )
         return GenerationRequest(images=images, spec=job.spec, parent=parent)
 
-    def _finish(self, job: GenerateJob, made: GeneratedImage, seconds: float, claim: str) -> None:
+    def _finish(self, job: GenerateJob, made: GeneratedImage, seconds: float, fingerprint: str) -> None:
         """Encode, write, report: in the writer's thread, beside the next generation."""
         try:
-            self._report(CandidateGenerated(**_address(job), generated=self._stored(job, made, seconds)))
+            self._report(CandidateGenerated(**_address(job), generated=self._stored(job, made, seconds, fingerprint)))
         except Cancelled as error:
             logger.info("%s", error, extra={"action": "candidate_dropped", **_context(job)})
         except BrokerUnreachable:
@@ -263,14 +267,14 @@ class DeviceWorker:
             logger.exception("writing failed", extra={"action": "generation_failed", **_context(job)})
             self._failed(job, error, retryable=True)
         finally:
-            self._finishing.pop(claim, None)
+            self._finishing.pop(_claim(job), None)
 
-    def _stored(self, job: GenerateJob, made: GeneratedImage, seconds: float) -> Generated:
+    def _stored(self, job: GenerateJob, made: GeneratedImage, seconds: float, fingerprint: str) -> Generated:
         """Write a result; while the disk is full or the store is away, keep it and try again: it was dear to make."""
         deadline, wait = time.monotonic() + _WRITE_PATIENCE, 0.5
         while True:
             try:
-                return self._store(job, made, seconds)
+                return self._store(job, made, seconds, fingerprint)
             except (Retryable, RedisError) as error:
                 if time.monotonic() > deadline:
                     raise
@@ -278,7 +282,7 @@ class DeviceWorker:
             time.sleep(wait)
             wait = min(2 * wait, 5.0)
 
-    def _store(self, job: GenerateJob, made: GeneratedImage, seconds: float) -> Generated:
+    def _store(self, job: GenerateJob, made: GeneratedImage, seconds: float, fingerprint: str) -> Generated:
         store = self._inputs.store(job.store)
         name, key = job.spec.id, job.key
         started = time.monotonic()
@@ -310,6 +314,7 @@ class DeviceWorker:
             image=image,
             extras=extras,
             key=key,
+            fingerprint=fingerprint,
             generator=job.generator,
             device=self._plan.name,
             attempt=job.attempt,

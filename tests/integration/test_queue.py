@@ -56,6 +56,18 @@ def test_a_run_is_taken_up_from_disk_when_the_broker_has_forgotten_everything(tm
     assert reused == written
 
 
+def test_images_of_a_generator_that_draws_otherwise_now_are_made_again(tmp_path: Path) -> None:
+    tasks = make_tasks(tmp_path / "in", 1)
+    made = []
+    for version in ("1", "2", "2"):
+        with Fleet(tmp_path, env={"SIMULATED_VERSION": version}) as fleet:
+            fleet.outcomes(fleet.submit(tasks).run)
+            # As if the run had died before its task was published.
+            fleet.store.delete(f"task_{tasks[0].id}/metrics.json")
+            made.append(len(fleet.starts()))
+    assert made == [8, 16, 16]
+
+
 def test_bad_input_fails_its_task_and_no_other(tmp_path: Path) -> None:
     good, bad = make_tasks(tmp_path / "in", 2)
     (tmp_path / "in" / "init1.png").write_bytes(b"no image at all")

@@ -85,7 +85,10 @@ class Generator(Protocol):
     name: str
 
     def fingerprint(self) -> Mapping[str, JsonValue]:
-        """Everything of its settings that changes what it draws (model, revision, steps): part of `Generated.key`."""
+        """Everything of it that changes what it draws: its version, model, revision, steps.
+
+        Asked before `load`. An image on disk is used again only if its generator said the same of itself.
+        """
 
     def load(self) -> None:
         """Load weights and warm up. Raises DeviceError, MissingDependency or ConfigurationError with the fix."""
