@@ -29,6 +29,8 @@ from shared.heartbeat import live_helpers
 from tests.fleet import Fleet, make_tasks
 
 PER_TASK = 8
+#: Judgements that every system can have under way: more than 8 devices at 0.2 s and a judge of 0.5 s keep busy (20).
+JUDGE_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def ours(load: Load, folder: Path) -> Figure:
     dispatch = {"heartbeat_interval": 1.0, "heartbeat_ttl": 8.0, "reconcile_interval": 1.0, "lost_after": 10.0}
     with Fleet(
         folder, devices=load.devices, generate=load.seconds, judge=load.judge, env={"SIMULATED_TRACE": ""},
-        dispatch=dispatch,
+        score_threads=JUDGE_THREADS, dispatch=dispatch,
     ) as fleet:  # fmt: skip
         wait_for(lambda: len(fleet.client.devices()) == load.devices
                  and all(beat and beat.state == "ready" for beat in fleet.client.devices().values()))  # fmt: skip
@@ -131,7 +133,7 @@ def chord(load: Load, folder: Path) -> Figure:
         for number in range(load.devices):
             argv = [*common, "-P", "prefork", "-c", "1", "-Q", "gpu", "-n", f"gpu{number}@naive"]
             supervisor.start(ChildSpec(f"gpu{number}", argv, dict(os.environ), folder / f"gpu{number}.log"))
-        argv = [*common, "-P", "threads", "-c", "16", "-Q", "score", "-n", "score@naive"]
+        argv = [*common, "-P", "threads", "-c", str(JUDGE_THREADS), "-Q", "score", "-n", "score@naive"]
         supervisor.start(ChildSpec("score", argv, dict(os.environ), folder / "score.log"))
 
         # Its app takes the broker when it is imported, and every load has a broker of its own.

@@ -85,6 +85,7 @@ class Fleet:
         generate: float = 0.1,
         judge: float = 0.0,
         env: Mapping[str, str] | None = None,
+        score_threads: int = 16,
         **sections: dict[str, Any],
     ) -> None:
         self.folder = folder
@@ -120,7 +121,7 @@ class Fleet:
         }
         self._variables = variables
         self._guests: dict[str, subprocess.Popen[bytes]] = {}
-        self.cluster = EmbeddedCluster(self.settings, folder / "cluster", plans, env=variables)
+        self.cluster = EmbeddedCluster(self.settings, folder / "cluster", plans, score_threads, env=variables)
         self.store = ArtifactStore(self.settings.publish.output_dir)
 
     def __enter__(self) -> "Fleet":
