@@ -135,27 +135,32 @@ def row(name: str, seconds: Sequence[float | None]) -> list[str]:
     return [name, str(len(seconds)), median, worst, str(lost)]
 
 
+def _rivals(kills: int, patience: float, base: Path) -> list[list[str]]:
+    kept = f"visibility_timeout {VISIBILITY_SECONDS} s"
+    lost = _celery(min(kills, _AT_ONCE), base / "c", min(60.0, patience), late=False, tuned=False)
+    late = _celery(kills, base / "d", patience, late=True, tuned=False)
+    tuned = _celery(kills, base / "e", patience, late=True, tuned=True)
+    return [
+        row(f"celery, defaults (acks early), {kept}", lost),
+        row(f"celery, acks_late, {kept}", late),
+        row(f"celery, acks_late, {kept}, unacked_restore_interval 2 s, throttle 1", tuned),
+    ]
+
+
 def main() -> None:
     """Measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--celery-kills", type=int, default=10)
+    parser.add_argument("--celery-kills", type=int, default=10, help="of each rival; 0 leaves them out")
     parser.add_argument("--patience", type=float, default=180.0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    kept = f"visibility_timeout {VISIBILITY_SECONDS} s"
     rows = []
     with tempfile.TemporaryDirectory(prefix="recovery-") as name:
         base = Path(name)
         rows.append(row("inpaint-eacps, worker started again", ours_restarted(options.kills, base / "a")))
         rows.append(row("inpaint-eacps, host gone", ours_gone(options.kills, base / "b")))
-        few, patience = options.celery_kills, options.patience
-        lost = _celery(min(few, _AT_ONCE), base / "c", min(60.0, patience), late=False, tuned=False)
-        rows.append(row(f"celery, defaults (acks early), {kept}", lost))
-        late = _celery(few, base / "d", patience, late=True, tuned=False)
-        rows.append(row(f"celery, acks_late, {kept}", late))
-        tuned = _celery(few, base / "e", patience, late=True, tuned=True)
-        rows.append(row(f"celery, acks_late, {kept}, unacked_restore_interval 2 s, throttle 1", tuned))
+        rows += _rivals(options.celery_kills, options.patience, base) if options.celery_kills else []
     print(markdown(["system", "kills", "median s", "worst s", "lost"], rows))
 
 

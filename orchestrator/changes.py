@@ -36,7 +36,7 @@ def _state(candidate: Candidate) -> str:
 def waits(run: Run, record: TaskRecord, candidate: Candidate) -> Command:
     """The command that puts a candidate among those that wait for a device."""
     member = Pending.of(run.id, record, candidate.spec).member
-    return ("ZADD", Keys.pending, pending_score(run.priority, candidate.spec.depth), member)
+    return ("ZADD", Keys.pending, pending_score(run.priority, candidate.spec.depth, candidate.attempt), member)
 
 
 def forget(run: str, record: TaskRecord, candidate: Candidate) -> list[Command]:

@@ -77,6 +77,6 @@ class Pending(Frozen):
         return cls(sequence=record.sequence, order=spec.order, run=run, task=record.task.id, candidate=spec.id)
 
 
-def pending_score(priority: int, depth: int) -> int:
-    """Smaller goes first: higher priority, then the deeper phase."""
-    return -(priority * 1000 + min(depth, 999))
+def pending_score(priority: int, depth: int, attempt: int = 1) -> int:
+    """Smaller goes first: higher priority, then what was begun before (its task waits for it), then deeper phases."""
+    return -(priority * 1000 + (999 if attempt > 1 else min(depth, 998)))

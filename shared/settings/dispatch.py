@@ -18,7 +18,7 @@ class DispatchSettings(Section):
     heartbeat_interval: Annotated[float, Field(gt=0, description="Time between two heartbeats of a device.")] = 1.0
     heartbeat_ttl: Annotated[
         float, Field(gt=0, description="A device silent for so long is lost, and its candidates run elsewhere.")
-    ] = 8.0
+    ] = 6.0
     reconcile_interval: Annotated[
         float, Field(gt=0, description="Time between two comparisons of what should run with what does.")
     ] = 1.0

@@ -74,8 +74,9 @@ def test_nothing_is_given_twice_or_beyond_room_and_no_room_is_wasted(
 
 
 def test_pending_members_sort_as_they_shall_be_served() -> None:
-    deep, urgent = pending_score(0, 1), pending_score(1, 0)
-    assert urgent < deep < pending_score(0, 0)
+    deep, urgent, again = pending_score(0, 1), pending_score(1, 0), pending_score(0, 0, attempt=2)
+    assert urgent < again < deep < pending_score(0, 0)
+    assert again < pending_score(0, 5000)
     first = Pending(sequence=2, order=(0, 9), run="r", task="a", candidate="g09")
     later = [
         Pending(sequence=2, order=(0, 10), run="r", task="a", candidate="g10"),
