@@ -8,6 +8,7 @@ comes on top. A candidate that does not run again within `--patience` seconds co
 """
 
 import argparse
+import importlib
 import logging
 import os
 import statistics
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+
+from celery import Celery
 
 from benchmarks.recovery_celery import BROKER, LATE, OPTIONS, TRACE, VISIBILITY_SECONDS
 from benchmarks.table import markdown
@@ -73,16 +76,17 @@ def _celery(kills: int, folder: Path, patience: float, *, late: bool, tuned: boo
         valkey.start()
         os.environ.update({BROKER: valkey.url, TRACE: str(trace), LATE: "yes" if late else "no"})
         os.environ[OPTIONS] = "tuned" if tuned else ""
+        # Its app takes the broker when it is imported, and every rival has a broker of its own.
+        app = importlib.reload(importlib.import_module("benchmarks.recovery_celery")).app
         for first in range(0, kills, _AT_ONCE):
-            found += _celery_round(valkey.url, folder, range(first, min(first + _AT_ONCE, kills)), patience)
+            found += _celery_round(app, folder, range(first, min(first + _AT_ONCE, kills)), patience)
     finally:
         supervisor.stop(1.0)
     return found
 
 
-def _celery_round(url: str, folder: Path, numbers: Sequence[int], patience: float) -> list[float | None]:
+def _celery_round(app: Celery, folder: Path, numbers: Sequence[int], patience: float) -> list[float | None]:
     """Every number is a victim with one task in hand; all are killed at once, and one survivor has room for all."""
-    from benchmarks.recovery_celery import app
 
     def begun(number: int) -> list[float]:
         return sorted(int(file.name.rsplit(".", 1)[1]) / 1e9 for file in (folder / "trace").glob(f"{number}.*"))
@@ -96,7 +100,6 @@ def _celery_round(url: str, folder: Path, numbers: Sequence[int], patience: floa
             time.sleep(0.02)
         return there()
 
-    app.conf.update(broker_url=url)
     common = [sys.executable, "-m", "celery", "-A", "benchmarks.recovery_celery", "-q", "worker", "-l", "WARNING"]
     workers: list[subprocess.Popen[bytes]] = []
 
