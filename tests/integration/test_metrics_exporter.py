@@ -70,7 +70,8 @@ def test_a_run_can_be_read_off_the_metrics_and_a_restart_loses_nothing(tmp_path:
             assert one(before, "candidates_total", phase="global", outcome="failed") == 0
             assert one(before, "retries_total", reason="lost") == 0
             fleet.outcomes(fleet.submit(tasks[:1]).run)
-            # A heartbeat may still be on its way.
+            # The process that was killed loads again, and a heartbeat may still be on its way.
+            fleet.wait_until_ready(2)
             time.sleep(1)
             during = samples(address)
         assert one(during, "tasks_total", outcome="done") == 1
@@ -79,16 +80,19 @@ def test_a_run_can_be_read_off_the_metrics_and_a_restart_loses_nothing(tmp_path:
         assert one(during, "candidates_total", phase="local", outcome="scored") == 4
         assert one(during, "retries_total", reason="lost") == 1
         assert one(during, "judgements_total", judge=SCORER, outcome="scored") == 7
-        assert one(during, "generation_seconds_count", generator=GENERATOR) == 7
+        # What its device had written, and not yet told of when it died, is taken from disk.
+        made = 7 - sum(each["reused"] for each in fleet.metrics(tasks[0].id)["candidates"])
+        assert made >= 5
+        assert one(during, "generation_seconds_count", generator=GENERATOR) == made
         total = one(during, "generation_seconds_sum", generator=GENERATOR)
-        assert 7 * 0.1 <= total < 7 * 5
+        assert made * 0.1 <= total < made * 5
         buckets = [
             (float(dict(labels)["le"]), value)
             for (name, labels), value in during.items()
             if name == "generation_seconds_bucket"
         ]
         assert sorted(value for _, value in buckets) == [value for _, value in sorted(buckets)]
-        assert max(buckets) == (float("inf"), 7)
+        assert max(buckets) == (float("inf"), made)
         for device in ("sim.0", "sim.1"):
             assert one(during, "queue_depth", queue=f"gpu.{device}") == 0
             assert one(during, "device_up", device=device, state="ready") == 1
