@@ -207,25 +207,9 @@ class Reconciler:
             run = self._context.run(asked.run)
             criteria = run.run.judges.get(asked.judge, CRITERIA) if run else CRITERIA
             judgement = Judgement(judge=asked.judge, missing=dict.fromkeys(criteria, reason))
-            return CandidateJudged(
-                run=asked.run,
-                task=asked.task,
-                candidate=asked.candidate,
-                attempt=asked.attempt,
-                judge=asked.judge,
-                judgements=(judgement,),
-            )
+            return CandidateJudged.of(asked, judgement)
         if job.kind == "compare":
-            pair = CompareJob.model_validate(job.payload)
-            return CandidatesCompared(
-                run=pair.run,
-                task=pair.task,
-                first=pair.first,
-                second=pair.second,
-                judge=pair.judge,
-                preference=None,
-                reason=reason,
-            )
+            return CandidatesCompared.of(CompareJob.model_validate(job.payload), None, reason)
         return None
 
     def _tasks(self) -> None:

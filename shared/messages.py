@@ -205,6 +205,18 @@ class CandidateJudged(_Event):
     #: The judge's, and before it the gate's if this job made the free checks.
     judgements: tuple[Judgement, ...]
 
+    @classmethod
+    def of(cls, job: ScoreJob, judgement: Judgement) -> "CandidateJudged":
+        """The answer to a job."""
+        return cls(
+            run=job.run,
+            task=job.task,
+            candidate=job.candidate,
+            attempt=job.attempt,
+            judge=job.judge,
+            judgements=(judgement,),
+        )
+
 
 class CandidatesCompared(_Event):
     """A judge preferred one of two: 1 the first, -1 the second, 0 neither."""
@@ -218,6 +230,22 @@ class CandidatesCompared(_Event):
     seconds: float = 0.0
     cached: bool = False
     usage: Usage = Usage()
+
+    @classmethod
+    def of(
+        cls, job: CompareJob, preference: Literal[-1, 0, 1] | None, reason: str, **cost: Any
+    ) -> "CandidatesCompared":
+        """The answer to a job, with what it cost."""
+        return cls(
+            run=job.run,
+            task=job.task,
+            first=job.first,
+            second=job.second,
+            judge=job.judge,
+            preference=preference,
+            reason=reason,
+            **cost,
+        )
 
 
 class Nudge(_Event):

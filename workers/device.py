@@ -195,7 +195,7 @@ class DeviceWorker:
         return text if ours else None
 
     def _fingerprint(self, job: GenerateJob) -> str:
-        _, settings = self._runs.get(job.run, lambda: self._run_settings(job.run))
+        _, settings = self._of_run(job.run)
         return stable_hash(make_generator(job.generator, settings, self._plan.torch_device).fingerprint())
 
     def _on_disk(self, job: GenerateJob, fingerprint: str) -> GenerationRecord | None:
@@ -218,8 +218,12 @@ class DeviceWorker:
 
     def _generator_of(self, job: GenerateJob) -> Generator:
         """The generator that a run asks for, loaded. Raises Cancelled when the run was forgotten."""
-        key, settings = self._runs.get(job.run, lambda: self._run_settings(job.run))
+        key, settings = self._of_run(job.run)
         return self._generator(job.generator, settings, key)
+
+    def _of_run(self, run: str) -> tuple[str, Settings]:
+        """Key of a run's generation settings, and all its settings. Raises Cancelled when the run was forgotten."""
+        return self._runs.get(run, lambda: self._run_settings(run))
 
     def _run_settings(self, run: str) -> tuple[str, Settings]:
         text = self._ledger.redis.get(Keys.run(run))

@@ -151,14 +151,7 @@ class ScoreWorker:
         except Exception as error:
             logger.exception("%s failed", job.judge, extra={"action": "judge_failed", "job": job.key})
             judgement = _missing(job.judge, run, f"{type(error).__name__}: {error}")
-        return CandidateJudged(
-            run=job.run,
-            task=job.task,
-            candidate=job.candidate,
-            attempt=job.attempt,
-            judge=job.judge,
-            judgements=(judgement,),
-        )
+        return CandidateJudged.of(job, judgement)
 
     def _judge(self, job: ScoreJob, settings: Settings) -> Judgement:
         store = self._inputs.store(job.store)
@@ -188,17 +181,8 @@ class ScoreWorker:
         except Exception as error:
             logger.exception("%s failed", job.judge, extra={"action": "judge_failed", "job": job.key})
             said = Preference(None, f"{type(error).__name__}: {error}")
-        return CandidatesCompared(
-            run=job.run,
-            task=job.task,
-            first=job.first,
-            second=job.second,
-            judge=job.judge,
-            preference=said.value,
-            reason=said.words,
-            seconds=said.seconds,
-            cached=said.cached,
-            usage=said.usage,
+        return CandidatesCompared.of(
+            job, said.value, said.words, seconds=said.seconds, cached=said.cached, usage=said.usage
         )
 
     def _compare(self, job: CompareJob, settings: Settings) -> Preference:
