@@ -56,10 +56,10 @@ def _ours(kills: int, folder: Path, *, guest: bool) -> list[float]:
             victim = f"victim.{number}" if guest else f"sim.{number % devices}"
             if guest:
                 fleet.join_device(victim)
-            lost = fleet.in_hand(victim)
-            killed = time.monotonic()
-            for process in fleet.group(f"device.{victim}"):
-                process.kill()
+            with fleet.caught(victim) as lost:
+                killed = time.monotonic()
+                for process in fleet.group(f"device.{victim}"):
+                    process.kill()
             found.append(fleet.restarted(lost, 120).at - killed)
             logger.info("%s: %.2f s", victim, found[-1], extra={"action": "recovered"})
             if not guest:

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,19 @@ class Start:
     at: float
 
 
+def _suspend(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        process.suspend()
+    while any(process.status() != psutil.STATUS_STOPPED for process in processes):
+        time.sleep(0.001)
+
+
+def _resume(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
 class Fleet:
     """An embedded cluster of `devices` simulated devices, and a client to it. A context manager."""
 
@@ -88,7 +102,7 @@ class Fleet:
         score_threads: int = 16,
         **sections: dict[str, Any],
     ) -> None:
-        self.folder = folder
+        self.folder, self._generate_seconds = folder, generate
         self.trace = folder / "trace"
         self.trace.mkdir(parents=True, exist_ok=True)
         dispatch = {
@@ -199,11 +213,32 @@ class Fleet:
             found.append(Start(task, candidate, int(pid), int(at) / 1e9))
         return sorted(found, key=lambda start: start.at)
 
-    def in_hand(self, device: str) -> Start:
-        """Wait until a device has a candidate in hand, and return the start of that."""
-        self.wait_until_busy(device, 60)
-        pid = self.child_pid(device)
-        return [start for start in self.starts() if start.pid == pid][-1]
+    def starts_of(self, device: str) -> list[Start]:
+        """Starts by the processes that a device has now."""
+        pids = {process.pid for process in self.group(f"device.{device}")}
+        return [start for start in self.starts() if start.pid in pids]
+
+    @contextmanager
+    def caught(self, device: str, timeout: float = 60) -> Iterator[Start]:
+        """Stop a device in the midst of a candidate, of which this is the start; on leaving, what still lives goes on.
+
+        A heartbeat is too old to tell: what it names may be done before anybody is killed.
+        """
+
+        def midst() -> bool:
+            last = self.starts_of(device)[-1:]
+            return bool(last) and time.monotonic() - last[0].at < self._generate_seconds
+
+        deadline, stopped = time.monotonic() + timeout, list[psutil.Process]()
+        try:
+            while not (stopped and midst()):
+                _resume(stopped)
+                self.wait(midst, f"{device} at a candidate", deadline - time.monotonic())
+                stopped = self.group(f"device.{device}")
+                _suspend(stopped)
+            yield self.starts_of(device)[-1]
+        finally:
+            _resume(stopped)
 
     def given_out(self) -> set[tuple[str, str]]:
         """Task and candidate of all that devices hold by now."""
@@ -262,7 +297,7 @@ class Fleet:
             found.append(outcome)
         return found
 
-    def wait_until_busy(self, device: str, timeout: float = 20) -> None:
+    def wait_until_busy(self, device: str, timeout: float = 60) -> None:
         """Wait until a device has a candidate in hand."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

@@ -27,11 +27,11 @@ def test_a_killed_device_worker_loses_nothing(tmp_path: Path, recovered: Told, w
     with Fleet(tmp_path, generate=1.0) as fleet:
         fleet.wait_until_ready(2)
         run = fleet.submit(tasks)
-        lost = fleet.in_hand("sim.0")
-        chosen = {"child": [fleet.child_pid("sim.0")], "parent": [fleet.pids["device.sim.0"]]}
-        for pid in chosen.get(who, [each.pid for each in fleet.group("device.sim.0")]):
-            os.kill(pid, signal.SIGKILL)
-        killed = time.monotonic()
+        with fleet.caught("sim.0") as lost:
+            chosen = {"child": [lost.pid], "parent": [fleet.pids["device.sim.0"]]}
+            for pid in chosen.get(who, [each.pid for each in fleet.group("device.sim.0")]):
+                os.kill(pid, signal.SIGKILL)
+            killed = time.monotonic()
         again = fleet.restarted(lost)
         recovered(f"device worker's {who} killed: candidate begun again", again.at - killed)
         fleet.finish(run.run, tasks)
@@ -49,11 +49,11 @@ def test_candidates_of_a_killed_device_run_elsewhere_within_15_seconds_with_defa
         fleet.join_device("far.0")
         fleet.wait_until_ready(3)
         run = fleet.submit(tasks)
-        lost = fleet.in_hand("far.0")
-        # The host is gone: nothing of it comes back.
-        for process in fleet.group("device.far.0"):
-            process.kill()
-        killed = time.monotonic()
+        with fleet.caught("far.0") as lost:
+            # The host is gone: nothing of it comes back.
+            for process in fleet.group("device.far.0"):
+                process.kill()
+            killed = time.monotonic()
         again = fleet.restarted(lost)
         recovered("device's host gone, default settings: candidate runs elsewhere", again.at - killed)
         assert again.at - killed < 15
@@ -65,15 +65,10 @@ def test_a_frozen_worker_that_comes_back_overwrites_nothing(tmp_path: Path, reco
     with Fleet(tmp_path, generate=2.0) as fleet:
         fleet.wait_until_ready(2)
         run = fleet.submit(tasks)
-        lost = fleet.in_hand("sim.0")
-        frozen = fleet.group("device.sim.0")
-        for process in frozen:
-            process.suspend()
-        stopped = time.monotonic()
-        again = fleet.restarted(lost)
-        recovered("device worker frozen: candidate begun again", again.at - stopped)
-        for process in frozen:
-            process.resume()
+        with fleet.caught("sim.0") as lost:
+            stopped = time.monotonic()
+            again = fleet.restarted(lost)
+            recovered("device worker frozen: candidate begun again", again.at - stopped)
         fleet.finish(run.run, tasks)
         (made,) = [each for each in fleet.metrics(lost.task)["candidates"] if each["id"] == lost.candidate]
         assert made["attempts"] == 2
@@ -99,10 +94,9 @@ def test_devices_whose_clocks_differ_by_a_minute_work_together(tmp_path: Path, r
             fleet.join_device(name, env={"PYTHONPATH": path})
         fleet.wait_until_ready(3)
         run = fleet.submit(tasks)
-        lost = fleet.in_hand("ahead.0")
-        fleet.in_hand("behind.0")
-        os.kill(fleet.pids["device.ahead.0"], signal.SIGKILL)
-        killed = time.monotonic()
+        with fleet.caught("ahead.0") as lost:
+            os.kill(fleet.pids["device.ahead.0"], signal.SIGKILL)
+            killed = time.monotonic()
         again = fleet.restarted(lost)
         recovered("device killed whose clock is a minute ahead: candidate begun again", again.at - killed)
         fleet.finish(run.run, tasks)

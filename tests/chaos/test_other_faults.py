@@ -29,7 +29,7 @@ def test_a_killed_orchestrator_loses_nothing(tmp_path: Path, recovered: Told, or
             fleet.join_orchestrator(f"orchestrator{number}")
         fleet.wait_until_ready(2, orchestrators + 1)
         run = fleet.submit(tasks)
-        fleet.in_hand("sim.0")
+        fleet.wait_until_busy("sim.0")
         for _ in range(2):
             known = fleet.given_out()
             os.kill(fleet.pids["orchestrator"], signal.SIGKILL)
@@ -69,7 +69,7 @@ def test_a_broker_that_is_killed_and_restarted_goes_on_from_its_file(tmp_path: P
         others = {name: pid for name, pid in fleet.pids.items() if name != "valkey"}
         run = fleet.submit(tasks)
         for _ in range(3):
-            fleet.in_hand("sim.0")
+            fleet.wait_until_busy("sim.0")
             known = fleet.given_out()
             os.kill(fleet.pids["valkey"], signal.SIGKILL)
             killed = time.monotonic()
@@ -121,9 +121,9 @@ def test_a_worker_cut_off_for_twenty_seconds_is_replaced_and_comes_back(tmp_path
         fleet.join_device("far.0", url=proxy.url)
         fleet.wait_until_ready(2)
         run = fleet.submit(tasks)
-        lost = fleet.in_hand("far.0")
-        proxy.cut()
-        cut = time.monotonic()
+        with fleet.caught("far.0") as lost:
+            proxy.cut()
+            cut = time.monotonic()
         again = fleet.restarted(lost)
         recovered("device cut off: candidate begun elsewhere", again.at - cut)
         fleet.wait(lambda: time.monotonic() > cut + 20, "twenty seconds")

@@ -34,7 +34,7 @@ def test_a_device_that_joins_has_work_within_two_seconds_and_a_slow_one_takes_le
     with Fleet(tmp_path, devices=1, generate=0.25, dispatch=DispatchSettings().model_dump()) as fleet:
         fleet.wait_until_ready(1)
         run = fleet.submit(tasks)
-        fleet.in_hand("sim.0")
+        fleet.wait_until_busy("sim.0")
         fleet.join_device("late.0", env={"SIMULATED_GENERATE_SECONDS": "1.0"})
 
         def ready() -> bool:
@@ -43,7 +43,8 @@ def test_a_device_that_joins_has_work_within_two_seconds_and_a_slow_one_takes_le
 
         fleet.wait(ready, "the newcomer is ready")
         since = time.monotonic()
-        first = fleet.in_hand("late.0")
+        fleet.wait(lambda: bool(fleet.starts_of("late.0")), "the newcomer at work")
+        first = fleet.starts_of("late.0")[0]
         assert first.at - since < 2
         fleet.finish(run.run, tasks)
         starts = [start for start in fleet.starts() if start.at >= first.at]
@@ -77,7 +78,7 @@ def test_a_run_of_higher_priority_goes_first(tmp_path: Path) -> None:
     with Fleet(tmp_path, generate=0.1, dispatch={"max_tasks_in_flight": 2}) as fleet:
         fleet.wait_until_ready(2)
         first = fleet.submit(patient)
-        fleet.in_hand("sim.0")
+        fleet.wait_until_busy("sim.0")
         submitted = time.monotonic()
         second = fleet.submit(urgent, priority=5)
         fleet.outcomes(second.run)
