@@ -105,6 +105,8 @@ def test_lpips_is_averaged_inside_and_outside_the_mask() -> None:
     assert judgement.measures["lpips"] == pytest.approx(inside * (asked.mask > 0).mean())
 
 
+# The package asks torchvision for its backbone in words of 2022.
+@pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")
 @pytest.mark.torch
 def test_the_network_of_lpips_finds_the_same_image_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real network with a backbone of random weights, found where torchvision keeps those that it downloaded."""
