@@ -9,6 +9,7 @@ judged and refined, there is not enough work for all. Every rival has its proces
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -206,6 +207,8 @@ def main() -> None:
     parser.add_argument("--judge", type=float, default=0.0)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["ours", "chord"])
     options = parser.parse_args()
+    if "ray" in options.systems and importlib.util.find_spec("ray") is None:
+        parser.error("ray is not installed: pip install -c constraints.txt '.[bench]', or leave it out of --systems")
     rows = []
     for seconds in options.seconds:
         load = Load(options.devices, options.tasks, seconds, options.judge)
