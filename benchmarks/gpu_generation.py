@@ -31,9 +31,9 @@ from benchmarks.gpu_models import ceiling_tflops, forward_tflop, full_pipeline
 from shared.errors import ConfigurationError, MissingDependency
 from shared.settings.qwen import QwenSettings
 from shared.types import CandidateSpec, Start
-from tests.tiny_qwen import TinyProcessor, psnr, tiny_pipeline
+from tests.tiny_qwen import TinyProcessor, psnr, spec, tiny_pipeline
 from workers.generation import qwen_loading
-from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages
+from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages, Unwatched
 from workers.generation.conditions import ConditionCache, reference_pixels, takes_several_pictures
 from workers.generation.qwen import QwenImageEditGenerator
 
@@ -61,13 +61,6 @@ class Ready(QwenImageEditGenerator):
         super().__init__(settings, device)
         self._pipe = qwen_loading.prepared(pipe, settings)
         self._kept = ConditionCache(settings.condition_cache)
-
-
-class Silent:
-    """A control that nobody listens to."""
-
-    def step(self, done: int, total: int) -> None:
-        """Nobody is told."""
 
 
 class Bench:
@@ -153,9 +146,9 @@ class Bench:
     ) -> GeneratedImage:
         """Time a fresh candidate with its task's conditions already kept."""
         request = GenerationRequest(self.images, spec("g00", 5000))
-        generator.generate(GenerationRequest(self.images, spec("g09", 1, stop_at=2 / self.steps)), Silent())
+        generator.generate(GenerationRequest(self.images, spec("g09", 1, stop_at=2 / self.steps)), Unwatched())
         made: GeneratedImage
-        seconds, made = self.timed(lambda: generator.generate(request, Silent()))
+        seconds, made = self.timed(lambda: generator.generate(request, Unwatched()))
         step = made.timings["denoise"] / self.steps
         whole = seconds + step * (FULL_STEPS - self.steps)
         same = psnr(made.image, reference.image) if reference else None
@@ -168,24 +161,28 @@ class Bench:
         whole = self.candidate("embeddings and mask shared (ours)", generator, None, "the mask is held in every step")
         root = Parent(spec("g00", 5000), whole.image, whole.params, whole.extras)
         child = spec("l00.0", 7, start=Start.REFINE, parent="g00", strength=0.55)
-        seconds, refined = self.timed(lambda: generator.generate(GenerationRequest(self.images, child, root), Silent()))
+        seconds, refined = self.timed(
+            lambda: generator.generate(GenerationRequest(self.images, child, root), Unwatched())
+        )
         self.add(Row("refine 0.55", seconds, note=f"{refined.model_evaluations} of {whole.model_evaluations} calls"))
         early = spec("g00", 5000, stop_at=0.3)
-        seconds, paused = self.timed(lambda: generator.generate(GenerationRequest(self.images, early), Silent()))
+        seconds, paused = self.timed(lambda: generator.generate(GenerationRequest(self.images, early), Unwatched()))
         self.add(Row("preview at 0.3", seconds, note=f"{paused.model_evaluations} calls, then x0 decoded"))
         back = Parent(early, paused.image, paused.params, paused.extras)
         go_on = spec("g01", 5000, start=Start.RESUME, parent="g00")
-        seconds, resumed = self.timed(lambda: generator.generate(GenerationRequest(self.images, go_on, back), Silent()))
+        seconds, resumed = self.timed(
+            lambda: generator.generate(GenerationRequest(self.images, go_on, back), Unwatched())
+        )
         equal = resumed.extras["latents"] == whole.extras["latents"]
         note = f"latents bit-equal to the uninterrupted run: {equal}"
         self.add(Row("resume from 0.3", seconds, psnr_db=psnr(resumed.image, whole.image), note=note))
 
     def batches(self, sizes: tuple[int, ...]) -> None:
         generator = self.generator()
-        single = generator.generate(GenerationRequest(self.images, spec("g00", 5000)), Silent())
+        single = generator.generate(GenerationRequest(self.images, spec("g00", 5000)), Unwatched())
         for size in sizes:
             requests = [GenerationRequest(self.images, spec(f"g{i:02d}", 5000 + 31 * i)) for i in range(size)]
-            seconds, made = self.timed(partial(generator.generate_many, requests, Silent()))
+            seconds, made = self.timed(partial(generator.generate_many, requests, Unwatched()))
             step = made[0].timings["denoise"] / self.steps / size
             note = f"per candidate of a batch of {size}"
             self.add(
@@ -211,11 +208,11 @@ class Bench:
             made: list[tuple[CandidateSpec, GeneratedImage]] = []
             for index in range(4):
                 one = spec(f"g{index:02d}", 5000 + 31 * index, stop_at=0.3 if prune else None)
-                made.append((one, generator.generate(GenerationRequest(images, one), Silent())))
+                made.append((one, generator.generate(GenerationRequest(images, one), Unwatched())))
             kept = made[:2]
             if prune:
                 kept = [
-                    (one, generator.generate(GenerationRequest(images, resumed(one), parent(one, image)), Silent()))
+                    (one, generator.generate(GenerationRequest(images, resumed(one), parent(one, image)), Unwatched()))
                     for one, image in kept
                 ]
             calls += sum(image.model_evaluations for _, image in made) + sum(
@@ -226,10 +223,10 @@ class Bench:
                     name, seed = f"l{index:02d}.{child}", 90 + child
                     wanted = refinement(name, seed, one) if refine else spec(name, seed)
                     request = GenerationRequest(images, wanted, parent(one, image) if refine else None)
-                    calls += generator.generate(request, Silent()).model_evaluations
+                    calls += generator.generate(request, Unwatched()).model_evaluations
             return calls
 
-        generator.generate(GenerationRequest(images, spec("g09", 1, stop_at=2 / steps)), Silent())
+        generator.generate(GenerationRequest(images, spec("g09", 1, stop_at=2 / steps)), Unwatched())
         seconds, calls = self.timed(search)
         note = f"measured: {side} x {side}, {steps} steps, {calls} transformer calls"
         self.add(Row(option, per_task_seconds=seconds, ratio=None, note=note))
@@ -246,10 +243,6 @@ def resumed(one: CandidateSpec) -> CandidateSpec:
 
 def refinement(name: str, seed: int, one: CandidateSpec) -> CandidateSpec:
     return spec(name, seed, start=Start.REFINE, parent=one.id, strength=0.55)
-
-
-def spec(name: str, seed: int, **more: Any) -> CandidateSpec:
-    return CandidateSpec.model_validate({"id": name, "phase": "global", "seed": seed, "order": (0,), **more})
 
 
 def scene(side: int) -> TaskImages:
@@ -281,7 +274,7 @@ def measure(bench: Bench, *, tiny: bool) -> None:
     pipe = bench.pipe
     bench.stock("stock diffusers, one by one")
     bench.trajectories()
-    reference = bench.generator().generate(GenerationRequest(bench.images, spec("g00", 5000)), Silent())
+    reference = bench.generator().generate(GenerationRequest(bench.images, spec("g00", 5000)), Unwatched())
     bench.stock("stock diffusers, again")
     bench.candidate("embeddings and mask shared (ours), again", bench.generator(), reference)
     bench.batches((2,) if tiny else (2, 4))

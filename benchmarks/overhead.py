@@ -29,7 +29,6 @@ import redis
 from benchmarks.table import markdown
 from inpaint_eacps.supervisor import ChildSpec, Supervisor
 from inpaint_eacps.valkey import EmbeddedValkey
-from shared.heartbeat import live_helpers
 from shared.ledger import Keys
 from tests.fleet import Fleet, make_tasks
 
@@ -101,9 +100,7 @@ def ours(load: Load, folder: Path) -> Figure:
         folder, devices=load.devices, generate=load.seconds, judge=load.judge, score_threads=JUDGE_THREADS,
         dispatch=dispatch,
     ) as fleet:  # fmt: skip
-        wait_for(lambda: len(fleet.client.devices()) == load.devices
-                 and all(beat and beat.state == "ready" for beat in fleet.client.devices().values()))  # fmt: skip
-        wait_for(lambda: len(live_helpers(fleet.client.ledger)) >= 2)
+        fleet.wait_until_ready(load.devices)
         with waiting_until(fleet) as last:
             figure = measured("inpaint-eacps", load, lambda: list_all(fleet, tasks))
         figure = replace(figure, busy=busy_share(load, [start.at for start in fleet.starts()], last[0]))

@@ -25,7 +25,7 @@ from shared.settings import Settings
 from shared.settings.composite import CompositeSettings
 from shared.settings.search import SearchSettings
 from shared.types import Candidate, CandidateSpec, CandidateState, Combined, Judgement, ScoreValue
-from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages
+from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages, Unwatched
 from workers.generation.composite import CompositeGenerator
 from workers.scoring.base import ScoreRequest
 from workers.scoring.local import LocalScorer
@@ -89,7 +89,7 @@ class Bench:
             if parent is not None:
                 before = self.make(parent, None)[0]
                 origin = Parent(spec=parent, image=before.image, params=before.params, extras={})
-            made = self.generator.generate(GenerationRequest(self.images, spec, origin), _Silent())
+            made = self.generator.generate(GenerationRequest(self.images, spec, origin), Unwatched())
             self.made[key] = made, self._potential(made.image)
         return self.made[key]
 
@@ -108,11 +108,6 @@ class Bench:
             )
         )
         return sum(weight * judged.scores[name] for name, weight in self.weights.items())
-
-
-class _Silent:
-    def step(self, done: int, total: int) -> None:
-        """Nobody watches."""
 
 
 def load_examples() -> Iterator[TaskImages]:

@@ -117,14 +117,8 @@ class Soak:
                     child.kill()
 
     def _freeze(self, name: str) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess, KeyError):
-            group = self.fleet.group(name)
-            for process in group:
-                process.suspend()
+        with contextlib.suppress(psutil.NoSuchProcess, KeyError), self.fleet.frozen(name):
             time.sleep(self.draw.uniform(0.5, 4.0))
-            for process in group:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.resume()
 
     def _cut(self) -> None:
         self.proxy.cut()

@@ -35,6 +35,8 @@ from shared.types import CRITERIA, Task
 GENERATOR = "benchmarks.simulated:SleepingGenerator"
 SCORER = "benchmarks.simulated:SleepingScorer"
 INPUTS = ("init", "mask", "character")
+#: A process in one of these states runs nothing more.
+_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def make_tasks(folder: Path, count: int, size: int = 64, first: int = 0) -> tuple[Task, ...]:
@@ -72,19 +74,6 @@ class Start:
     pid: int
     #: time.monotonic(), the same in all processes of a machine.
     at: float
-
-
-def _suspend(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        process.suspend()
-    while any(process.status() != psutil.STATUS_STOPPED for process in processes):
-        time.sleep(0.001)
-
-
-def _resume(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()
 
 
 class Fleet:
@@ -185,6 +174,21 @@ class Fleet:
         process = psutil.Process(self.pids[name])
         return [process, *process.children(recursive=True)]
 
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """Inside, a child process and all of its own children are stopped; at the end those that still live go on."""
+        group = self.group(name)
+        try:
+            for process in group:
+                process.suspend()
+            while any(process.status() not in _STOPPED for process in group):
+                time.sleep(0.001)
+            yield
+        finally:
+            for process in group:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def wait(self, there: Callable[[], bool], what: str, timeout: float = 60) -> float:
         """Wait until `there`; returns the seconds that it took. Raises TimeoutError."""
         began = time.monotonic()
@@ -229,16 +233,13 @@ class Fleet:
             last = self.starts_of(device)[-1:]
             return bool(last) and time.monotonic() - last[0].at < self._generate_seconds
 
-        deadline, stopped = time.monotonic() + timeout, list[psutil.Process]()
-        try:
-            while not (stopped and midst()):
-                _resume(stopped)
-                self.wait(midst, f"{device} at a candidate", deadline - time.monotonic())
-                stopped = self.group(f"device.{device}")
-                _suspend(stopped)
-            yield self.starts_of(device)[-1]
-        finally:
-            _resume(stopped)
+        deadline = time.monotonic() + timeout
+        while True:
+            self.wait(midst, f"{device} at a candidate", deadline - time.monotonic())
+            with self.frozen(f"device.{device}"):
+                if midst():
+                    yield self.starts_of(device)[-1]
+                    return
 
     def given_out(self) -> set[tuple[str, str]]:
         """Task and candidate of all that devices hold by now."""
@@ -299,13 +300,12 @@ class Fleet:
 
     def wait_until_busy(self, device: str, timeout: float = 60) -> None:
         """Wait until a device has a candidate in hand."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+
+        def busy() -> bool:
             beat = self.client.devices().get(device)
-            if beat is not None and beat.current is not None:
-                return
-            time.sleep(0.05)
-        raise TimeoutError(f"{device} was not busy within {timeout} s")
+            return beat is not None and beat.current is not None
+
+        self.wait(busy, f"{device} busy", timeout)
 
     def child_pid(self, device: str) -> int:
         """Process id of the process that generates for a device (the worker's own child)."""

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from shared.settings import Settings
+from shared.types import CandidateSpec
 from workers.generation.qwen import QwenImageEditGenerator
 
 IMAGE_PAD, VISION_START, VISION_END = 900, 902, 903
@@ -158,6 +159,11 @@ class TinyQwen(QwenImageEditGenerator):
 
     def _components(self) -> dict[str, Any]:
         return {"processor": TinyProcessor(), "tokenizer": None}
+
+
+def spec(name: str = "g00", seed: int = 5000, **more: Any) -> CandidateSpec:
+    """What a search may ask for: a fresh global candidate, unless `more` says otherwise."""
+    return CandidateSpec.model_validate({"id": name, "phase": "global", "seed": seed, "order": (0,), **more})
 
 
 def psnr(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:

@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.settings.generation import GenerationSettings
 from shared.settings.qwen import QwenSettings
 from shared.types import CandidateSpec, Start
-from tests.tiny_qwen import TinyQwen, psnr, tiny_pipeline
+from tests.tiny_qwen import TinyQwen, psnr, spec, tiny_pipeline
 from workers.generation import conditions, latents, memory, sampling
 from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages
 from workers.generation.trajectory import Plan
@@ -70,10 +70,6 @@ def task(side: int = 733) -> TaskImages:
     mask[100:500, 201:477] = 255
     character = np.dstack([np.asarray(coarse.resize((300, 400))), np.full((400, 300), 255, np.uint8)])
     return TaskImages("t", "Ana", init, mask, character, f"k{side}")
-
-
-def spec(name: str = "g00", seed: int = 5000, **more: Any) -> CandidateSpec:
-    return CandidateSpec.model_validate({"id": name, "phase": "global", "seed": seed, "order": (0,), **more})
 
 
 def run(generator: TinyQwen, wanted: CandidateSpec, parent: Parent | None = None) -> GeneratedImage:

@@ -17,7 +17,7 @@ from shared.errors import ConfigurationError, InpaintError, InputError, Permanen
 from shared.images import decode, encode_png
 from shared.settings.openai_http import OpenAIHttpSettings
 from shared.types import CandidateSpec, Start
-from workers.generation.base import GenerationRequest, Parent, TaskImages
+from workers.generation.base import GenerationRequest, Parent, TaskImages, Unwatched
 from workers.generation.openai_http import OpenAIHttpGenerator
 
 Answer = tuple[int, bytes]
@@ -99,11 +99,6 @@ def server() -> Iterator[Server]:
     thread.join(5)
 
 
-class Nobody:
-    def step(self, done: int, total: int) -> None:
-        """Nobody is told."""
-
-
 def task() -> TaskImages:
     random = np.random.default_rng(0)
     mask = np.zeros((301, 207), np.uint8)
@@ -123,7 +118,7 @@ def loaded(server: Server, **more: Any) -> OpenAIHttpGenerator:
 
 
 def run(generator: OpenAIHttpGenerator, wanted: CandidateSpec | None = None, parent: Parent | None = None) -> Any:
-    return generator.generate(GenerationRequest(task(), wanted or spec(), parent), Nobody())
+    return generator.generate(GenerationRequest(task(), wanted or spec(), parent), Unwatched())
 
 
 def test_it_sends_bytes_and_fields_and_composites_the_answer(server: Server) -> None:

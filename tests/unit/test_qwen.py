@@ -19,7 +19,7 @@ from shared.settings import Settings
 from shared.settings.generation import GenerationSettings
 from shared.settings.qwen import QwenSettings
 from shared.types import CandidateSpec, Start
-from tests.tiny_qwen import TinyQwen, save_checkpoint
+from tests.tiny_qwen import TinyQwen, save_checkpoint, spec
 from workers.generation import conditions, latents, sampling
 from workers.generation.base import RGB, GeneratedImage, GenerationRequest, Mask, Parent, TaskImages
 from workers.generation.latents import Stored
@@ -87,10 +87,6 @@ def task(
     mask[top:bottom, left:right] = 255
     character = np.dstack([smooth(60, 50, 9), np.full((60, 50), 255, np.uint8)])
     return TaskImages("t1", "Ana", smooth(height, width, 3), mask, character, f"{key}-{height}-{width}-{box}")
-
-
-def spec(name: str = "g00", seed: int = 5000, **more: Any) -> CandidateSpec:
-    return CandidateSpec.model_validate({"id": name, "phase": "global", "seed": seed, "order": (0,), **more})
 
 
 def parent_of(made: GeneratedImage, of: CandidateSpec) -> Parent:

@@ -16,8 +16,8 @@ import torch
 
 from shared.settings.qwen import QwenSettings
 from shared.types import CandidateSpec, Start
-from tests.tiny_qwen import IMAGE_PAD, MERGE, PATCH, VISION_END, VISION_START, tiny_pipeline
-from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages
+from tests.tiny_qwen import IMAGE_PAD, MERGE, PATCH, VISION_END, VISION_START, spec, tiny_pipeline
+from workers.generation.base import GeneratedImage, GenerationRequest, Parent, TaskImages, Unwatched
 from workers.generation.qwen import QwenImageEditGenerator
 
 pytestmark = pytest.mark.torch
@@ -57,11 +57,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Silent:
-    def step(self, done: int, total: int) -> None:
-        del done, total
-
-
 def task(character: int) -> TaskImages:
     draw = np.random.default_rng(3)
     mask = np.zeros((96, 128), np.uint8)
@@ -70,10 +65,6 @@ def task(character: int) -> TaskImages:
     shown[..., :3] = character
     init = draw.integers(0, 256, (96, 128, 3), dtype=np.uint8)
     return TaskImages("t1", "Ana", init, mask, shown, f"character {character}")
-
-
-def spec(name: str, **more: Any) -> CandidateSpec:
-    return CandidateSpec.model_validate({"id": name, "phase": "global", "seed": 5000, "order": (0,), **more})
 
 
 @torch.no_grad()
@@ -85,7 +76,7 @@ def test_a_checkpoint_with_its_own_processor_is_loaded_and_makes_and_refines(che
     generator.load()
 
     def make(images: TaskImages, wanted: CandidateSpec, parent: Parent | None = None) -> GeneratedImage:
-        made = generator.generate(GenerationRequest(images, wanted, parent), Silent())
+        made = generator.generate(GenerationRequest(images, wanted, parent), Unwatched())
         assert (made.image[images.mask == 0] == images.init[images.mask == 0]).all()
         return made
 

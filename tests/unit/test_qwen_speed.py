@@ -22,16 +22,11 @@ from shared.settings.qwen import QwenSettings
 from shared.types import CandidateSpec
 from tests.tiny_qwen import TinyQwen, save_checkpoint, tiny_pipeline
 from workers.generation import qwen_loading
-from workers.generation.base import GeneratedImage, GenerationRequest, TaskImages
+from workers.generation.base import GeneratedImage, GenerationRequest, TaskImages, Unwatched
 
 pytestmark = pytest.mark.torch
 torch.set_num_threads(1)
 LIGHTNING = {"lightning": True, "true_cfg_scale": 1.0, "steps": 4}
-
-
-class Nobody:
-    def step(self, done: int, total: int) -> None:
-        """Nobody is told."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +65,7 @@ def run(generator: TinyQwen) -> GeneratedImage:
     mask[16:48, 16:48] = 255
     images = TaskImages("t", "Ana", init, mask, draw.integers(0, 256, (32, 32, 4), dtype=np.uint8), "k")
     spec = CandidateSpec(id="g00", phase="global", seed=5000, order=(0,))
-    return generator.generate(GenerationRequest(images, spec), Nobody())
+    return generator.generate(GenerationRequest(images, spec), Unwatched())
 
 
 def test_a_lora_changes_what_is_drawn(make: Callable[..., TinyQwen], lora: Path) -> None:

@@ -75,6 +75,13 @@ class Control(Protocol):
         """Report progress. Raises shared.errors.Cancelled when the candidate is no longer wanted: let it through."""
 
 
+class Unwatched:
+    """A control with no worker around: nobody is told, and nothing is cancelled."""
+
+    def step(self, done: int, total: int) -> None:
+        """Nobody is told."""
+
+
 class Generator(Protocol):
     """Makes candidates on one device, one call at a time.
 

@@ -7,18 +7,12 @@ import torch
 from PIL import Image
 
 from workers.generation import latents, sampling
+from workers.generation.base import Unwatched
 from workers.generation.conditions import Conditions, Embedding, takes_several_pictures
 from workers.generation.crop import Window
 from workers.generation.trajectory import Plan
 
 _SIDE = 64
-
-
-class _Nobody:
-    """The control of a warm-up."""
-
-    def step(self, done: int, total: int) -> None:
-        """Nobody is told."""
 
 
 def warm_up(pipe: Any, true_cfg_scale: float) -> None:
@@ -45,7 +39,7 @@ def warm_up(pipe: Any, true_cfg_scale: float) -> None:
         Plan(first=0, last=2, total=2),
         noise,
         noise,
-        _Nobody(),
+        Unwatched(),
         true_cfg_scale=true_cfg_scale,
         shown_pixels=_SIDE**2,
     )
